@@ -1,0 +1,42 @@
+/**
+ * The process's logger: pino lines an operator can grep, one destination, reopened on SIGHUP.
+ * Must never print a password or a SASL response: callers pass names, never credentials, and `redact` is the belt.
+ */
+import { hostname } from 'node:os';
+import { type DestinationStream, type Logger, pino } from 'pino';
+
+export type Log = Logger;
+
+export interface LogOptions {
+  readonly level: string;
+  /** A path, or `-` for standard output. `{host}` and `{node}` are filled in by the settings. */
+  readonly file: string;
+  /** Which process: `parent`, `serving`, `writer`. */
+  readonly role: string;
+}
+
+export interface LogWriter {
+  readonly log: Log;
+  /** After log rotation: opens the file anew. No effect on standard output. */
+  reopen(): void;
+  /** Writes out what is buffered; call before the process ends. */
+  flush(): void;
+}
+
+const secretPaths = ['pass', 'password', 'secret', 'token', 'credentials', '*.pass', '*.password', '*.secret', '*.token', '*.credentials'];
+
+export function openLog({ level, file, role }: LogOptions): LogWriter {
+  // Unbuffered on standard output so that lines of several processes never interleave within a line.
+  const destination = pino.destination({ dest: file === '-' ? 1 : file, sync: true, mkdir: file !== '-' });
+  const log = pino(
+    { level, base: { host: hostname(), role, pid: process.pid }, redact: { paths: secretPaths, censor: '[hidden]' }, timestamp: pino.stdTimeFunctions.isoTime },
+    destination as DestinationStream,
+  );
+  return {
+    log,
+    reopen: () => {
+      if (file !== '-') destination.reopen();
+    },
+    flush: () => destination.flushSync(),
+  };
+}
