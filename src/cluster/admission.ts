@@ -3,10 +3,17 @@
  * The entry is registered in the same synchronous step that places the user (barrier.md §3), so there is no instant at which
  * work goes on at a node without the barrier knowing. Nothing may be sent to a node without a live entry.
  */
-import type { ClusterNode, Place, Protocol, User } from '../core/types.ts';
+import type { ClusterNode, Evidence, Place, Protocol, User } from '../core/types.ts';
 
 /** Why an entry's holder must close: printed in logs, and before login sent to the client in its protocol's form. */
-export type CloseReason = 'node-down' | 'node-maint' | 'moved' | 'kicked' | 'pin-deadline' | 'lease-lost' | 'shutdown';
+export type CloseReason =
+  | 'node-down'
+  | 'node-maint'
+  | 'moved'
+  | 'kicked'
+  | 'pin-deadline'
+  | 'lease-lost'
+  | 'shutdown';
 
 export interface AdmissionWish {
   readonly user: User;
@@ -40,10 +47,14 @@ export type Admission =
    * `none`: no node can take the user. `held`: the hold ran out (design §4) or the fence is pending. `stale`: our own lease or store is
    * gone. `shutdown`: draining. `aborted`: by the wish's signal. All are outages, never a refusal of the user (promise 6).
    */
-  | { readonly ok: false; readonly reason: 'none' | 'held' | 'stale' | 'shutdown' | 'aborted'; readonly why: string; readonly place: Place };
+  | {
+      readonly ok: false;
+      readonly reason: 'none' | 'held' | 'stale' | 'shutdown' | 'aborted';
+      readonly why: string;
+      readonly place: Place;
+    };
 
-/** Evidence from live traffic, at once (design §3, health). */
-export type Evidence = 'ok' | 'connect-failed' | 'tls-failed' | 'greeting-timeout' | 'reply-timeout' | 'explicit-error';
+export type { Evidence };
 
 export interface Admitting {
   /** Waits at most `failover.hold`; resolves always, never rejects. */

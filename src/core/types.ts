@@ -23,6 +23,18 @@ export type AdminState = (typeof adminStates)[number];
 /** What the evidence says of a node or of one backend. `suspect` never enters the view: it changes nothing by itself. */
 export type Health = 'up' | 'suspect' | 'down';
 
+/**
+ * What a probe or live traffic saw of a backend. Silence (`greeting-timeout`, `reply-timeout`) is never death by itself (design §3);
+ * `explicit-error` is a clear refusal of service: `* BYE`, 421, a failed canary.
+ */
+export type Evidence =
+  | 'ok'
+  | 'connect-failed'
+  | 'tls-failed'
+  | 'greeting-timeout'
+  | 'reply-timeout'
+  | 'explicit-error';
+
 /** A node as the settings describe it. */
 export interface NodeSpec {
   readonly name: NodeName;

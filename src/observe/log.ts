@@ -23,13 +23,29 @@ export interface LogWriter {
   flush(): void;
 }
 
-const secretPaths = ['pass', 'password', 'secret', 'token', 'credentials', '*.pass', '*.password', '*.secret', '*.token', '*.credentials'];
+const secretPaths = [
+  'pass',
+  'password',
+  'secret',
+  'token',
+  'credentials',
+  '*.pass',
+  '*.password',
+  '*.secret',
+  '*.token',
+  '*.credentials',
+];
 
 export function openLog({ level, file, role }: LogOptions): LogWriter {
   // Unbuffered on standard output so that lines of several processes never interleave within a line.
   const destination = pino.destination({ dest: file === '-' ? 1 : file, sync: true, mkdir: file !== '-' });
   const log = pino(
-    { level, base: { host: hostname(), role, pid: process.pid }, redact: { paths: secretPaths, censor: '[hidden]' }, timestamp: pino.stdTimeFunctions.isoTime },
+    {
+      level,
+      base: { host: hostname(), role, pid: process.pid },
+      redact: { paths: secretPaths, censor: '[hidden]' },
+      timestamp: pino.stdTimeFunctions.isoTime,
+    },
     destination as DestinationStream,
   );
   return {

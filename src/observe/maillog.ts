@@ -45,5 +45,8 @@ export function logSession(log: Log, line: SessionLine): void {
 }
 
 export function logDelivery(log: Log, line: DeliveryLine): void {
-  log.info({ ...line, from: line.from === '' ? '<>' : line.from, ms: Math.round(line.ms * 10) / 10 }, 'delivery');
+  log.info(
+    { ...line, from: line.from === '' ? '<>' : line.from, ms: Math.round(line.ms * 10) / 10 },
+    'delivery',
+  );
 }
