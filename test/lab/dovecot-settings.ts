@@ -27,10 +27,15 @@ export interface DovecotPorts {
 }
 
 /** What both versions understand. */
-function common({ name, address, ports, runDir, rootless }: NodeSettings): string {
+function common({ name, address, ports, runDir, rootless }: NodeSettings, version: '2.3' | '2.4'): string {
+  // How many sessions a process serves before it is replaced; the setting was renamed in 2.4.
+  const served = (count: number) =>
+    version === '2.3'
+      ? `service_count = ${count}`
+      : `restart_request_count = ${count === 0 ? 'unlimited' : count}`;
   const chroot = rootless === null ? '' : 'chroot =';
   const login = (service: string, listeners: string) => `service ${service} {
-  service_count = 0
+  ${served(0)}
   process_min_avail = 1
   process_limit = 4
   client_limit = 4000
@@ -56,14 +61,14 @@ postmaster_address = postmaster@example.org
 recipient_delimiter = +
 mmap_disable = yes
 first_valid_uid = 1
-default_vsz_limit = 0
+default_vsz_limit = 1024M
 shutdown_clients = yes
 ${rootless === null ? '' : `default_internal_user = ${rootless.user}\ndefault_login_user = ${rootless.user}\ndefault_internal_group = ${rootless.group}\n`}
 ${login('imap-login', `inet_listener imap {\n port = ${ports.imap}\n}\ninet_listener imaps {\n port = 0\n}`)}
 ${login('pop3-login', `inet_listener pop3 {\n port = ${ports.pop3}\n}\ninet_listener pop3s {\n port = 0\n}`)}
 ${login('managesieve-login', `inet_listener sieve {\n port = ${ports.sieve}\n}`)}
 service lmtp {
-  service_count = 0
+  ${served(0)}
   process_min_avail = 2
   process_limit = 200
   inet_listener lmtp {
@@ -72,7 +77,7 @@ service lmtp {
 }
 service imap {
   process_min_avail = 1
-  service_count = 100
+  ${served(100)}
   process_limit = 1000
 }
 service auth {
@@ -95,7 +100,7 @@ service stats {
 export function settings23(node: NodeSettings): string {
   const { spoolDir, usersFile, uid, gid, tls, extra } = node;
   return `# Dovecot 2.3
-${common(node)}
+${common(node, '2.3')}
 mail_location = maildir:${spoolDir}/%d/%n/Maildir
 disable_plaintext_auth = no
 ssl = ${tls === null ? 'no' : `yes\nssl_cert = <${tls.cert}\nssl_key = <${tls.key}`}
@@ -126,7 +131,7 @@ export function settings24(node: NodeSettings): string {
   const { spoolDir, usersFile, uid, gid, tls, extra } = node;
   return `dovecot_config_version = 2.4.0
 dovecot_storage_version = 2.4.0
-${common(node)}
+${common(node, '2.4')}
 mail_driver = maildir
 mail_home = ${spoolDir}/%{user | domain}/%{user | username}
 mail_path = ${spoolDir}/%{user | domain}/%{user | username}/Maildir
