@@ -146,7 +146,7 @@ class Newlines {
   #lf = -1;
 
   constructor(chunk: Buffer) {
-    this.#text = chunk.latin1Slice(0, chunk.length);
+    this.#text = chunk.toString('latin1');
   }
 
   /** Offset of the first CR or LF at or after `from`, else the chunk's length. */
