@@ -2,6 +2,7 @@
  * The nouns of Homing, as immutable values. Every floor above speaks in these.
  * Pure: no node:*, no clock, no chance. A word here has the one meaning it has in docs/words.
  */
+import type { Failure } from './failure.ts';
 
 /** A cluster machine's stable name; its addresses may change, its name is what users are hashed to. */
 export type NodeName = string;
@@ -85,7 +86,10 @@ export interface Outcome {
   readonly courier: CourierName;
   /** The node it was handed to, or null (direct, queue). */
   readonly node: NodeName | null;
+  /** The node's own words; where `failure` is set, ours: told in full to the site's own MTA only. */
   readonly reply: Reply;
+  /** Set where the reply is ours. On a deferred outcome of courier `node`: nothing reached the node, so another courier may try. */
+  readonly failure?: Failure;
 }
 
 /** One envelope address of a message, resolved to its user. */

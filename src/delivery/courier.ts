@@ -30,6 +30,15 @@ export interface Letter {
   readonly acceptedAtMs: number;
 }
 
+/**
+ * The barrier's hold on an errand under way (barrier.md §3). `unless-sent`: give up if nothing was sent to the node yet.
+ * `now`: break off at once, in doubt where the final dot was sent. `onPull` is set by whoever waits, and called when `pull` grows.
+ */
+export interface Leash {
+  pull: 'none' | 'unless-sent' | 'now';
+  onPull: (() => void) | null;
+}
+
 export interface Errand {
   readonly letter: Letter;
   readonly recipients: readonly Recipient[];
@@ -37,6 +46,8 @@ export interface Errand {
   readonly node: ClusterNode | null;
   /** On the monotonic clock (`performance.now()`), ms. */
   readonly deadlineAtMs: number;
+  /** How the barrier pulls at an errand to a node; other couriers need not look. */
+  readonly leash?: Leash;
 }
 
 export interface Courier {
