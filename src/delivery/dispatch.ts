@@ -285,9 +285,15 @@ class Sending {
     for (const { work, entry } of ready) {
       if (entry.place.kind === 'failover') for (const slot of work.slots) slot.last = doubtRefusal(slot.last);
       work.triedNode = node.name;
-      const withdrawn =
-        leash.pull !== 'none' && work.slots.every(slot => slot.last?.failure?.kind === 'aborted');
-      (withdrawn ? anew : rest).push(work);
+      const withdrawn = work.slots.filter(slot => slot.last?.failure?.kind === 'aborted');
+      if (leash.pull === 'none' || withdrawn.length === 0) {
+        rest.push(work);
+        continue;
+      }
+      // Addresses that we refused ourselves have their answer; the rest of this user plans anew.
+      for (const slot of work.slots) if (!withdrawn.includes(slot) && slot.last) this.settle(slot, slot.last);
+      work.slots = withdrawn;
+      anew.push(work);
     }
     await Promise.all([this.planAnew(anew), this.stepDown(rest)]);
   }
