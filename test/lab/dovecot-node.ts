@@ -5,7 +5,7 @@
  */
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';
-import { chmod, chown, mkdir, writeFile } from 'node:fs/promises';
+import { chmod, chown, mkdir, rename, writeFile } from 'node:fs/promises';
 import { userInfo } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -194,13 +194,36 @@ export async function startDovecotNode(options: DovecotOptions): Promise<Dovecot
     master.forget();
   }
 
+  async function doveadm(args: readonly string[]): Promise<string> {
+    const [command = '', ...rest] = inRoot(rootFs, ['doveadm', '-c', file, ...args], binds);
+    return (await run(command, rest, { env: environment(), maxBuffer: 1 << 26 })).stdout;
+  }
+
+  let known = options.users ?? [];
+  async function setUsers(users: readonly string[]): Promise<void> {
+    const changed = [
+      users.find(user => !known.includes(user)),
+      known.find(user => !users.includes(user)),
+    ].filter(user => user !== undefined);
+    // Renamed into place: the node must never read half a file. It looks at most once a second whether the file changed.
+    await writeFile(`${usersFile}.new`, usersText(users));
+    await rename(`${usersFile}.new`, usersFile);
+    for (const user of changed) {
+      const exists = () => doveadm(['user', user]).then(Boolean, () => false);
+      await waitFor(async () => (await exists()) === users.includes(user), {
+        what: `${name} to know of ${user}`,
+      });
+    }
+    known = users;
+  }
+
   await ready();
   return {
     ...{ name, address, ports, version, owner, spoolDir, logText },
     get pid() {
       return master.pid;
     },
-    setUsers: users => writeFile(usersFile, usersText(users)),
+    setUsers,
     stop: () => end('stop'),
     kill: () => end('kill'),
     freeze: () => freezeSession(master.pid),
@@ -212,10 +235,7 @@ export async function startDovecotNode(options: DovecotOptions): Promise<Dovecot
       );
       await ready();
     },
-    doveadm: async args => {
-      const [command = '', ...rest] = inRoot(rootFs, ['doveadm', '-c', file, ...args], binds);
-      return (await run(command, rest, { env: environment(), maxBuffer: 1 << 26 })).stdout;
-    },
+    doveadm,
   };
 }
 
