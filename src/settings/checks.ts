@@ -69,11 +69,27 @@ export function checkSpoolPath(value: string): Objection {
   return { why: 'names one folder for everybody', right: 'with {user}, or {domain} and {local}, in it' };
 }
 
+const punctuation = /^[!-/:-?[-`{-~]$/;
+
 /** One separator; '' for none. */
 export function checkSeparator(value: string): Objection {
-  if (value === '' || /^[!-/:-?[-`{-~]$/.test(value)) return null;
+  if (value === '' || punctuation.test(value)) return null;
   return {
     why: `${JSON.stringify(value)} won't do as a separator`,
     right: 'one ASCII punctuation mark, but not "@"; "" for none',
   };
+}
+
+/** As Postfix' recipient_delimiter: any of a few characters; '' for none. */
+export function checkDelimiters(value: string): Objection {
+  if (value.length <= 4 && [...value].every(c => punctuation.test(c))) return null;
+  return {
+    why: `${JSON.stringify(value)} won't do as a delimiter`,
+    right: 'up to four ASCII punctuation marks, each of which begins the detail, but not "@"; "" for none',
+  };
+}
+
+/** '' is allowed: a site whose users have no domains. */
+export function checkDefaultDomain(value: string): Objection {
+  return value === '' ? null : checkDomain(value);
 }

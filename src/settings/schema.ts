@@ -5,6 +5,8 @@
 import { z } from 'zod';
 import {
   checkAffinity,
+  checkDefaultDomain,
+  checkDelimiters,
   checkDomain,
   checkName,
   checkNodeAddress,
@@ -19,12 +21,10 @@ import {
   duration,
   emptyYet,
   leaf,
-  notYet,
   optionalSection,
   optionalText,
   path,
   paths,
-  readChoices,
   section,
   sections,
   share,
@@ -32,6 +32,7 @@ import {
   text,
   texts,
 } from './leaf.ts';
+import { accept, notYet, type Read, readChoices, refuse, shown, within, wrong } from './read.ts';
 
 const port = (prose: string) =>
   leaf<number | null>('port', { prose, fallback: null, example: 143 }, v =>
@@ -135,13 +136,9 @@ const processes = leaf<'auto' | 1>(
   'auto, or 1',
   { prose: 'Serving processes. Both values mean one for now.', fallback: 'auto', example: 1, restart: true },
   v => {
-    if (v === 'auto' || v === 1) return { ok: true, value: v };
+    if (v === 'auto' || v === 1) return accept(v);
     const more = typeof v === 'number' && Number.isInteger(v) && v > 1;
-    return {
-      ok: false,
-      why: `${JSON.stringify(v)} ${more ? `is ${notYet}` : 'is not a number of processes'}`,
-      right: 'auto, or 1',
-    };
+    return wrong(`${shown(v)} ${more ? `is ${notYet}` : 'is not a number of processes'}`, 'auto, or 1');
   },
 );
 
@@ -165,29 +162,31 @@ const whenHomeDown = leaf<WhenHomeDown>(
     fallback: null,
     example: { smtp: ['direct', 'queue'], lmtp: ['direct'] },
   },
-  v => {
-    if (v === null) return { ok: true, value: { smtp: ['direct', 'queue'], lmtp: ['direct'], given: false } };
-    if (Array.isArray(v) || typeof v !== 'object') {
-      const both = readChoices(v, ways, laterWays);
-      return both.ok ? { ok: true, value: { smtp: both.value, lmtp: both.value, given: true } } : both;
-    }
-    const { smtp: s, lmtp: l, ...others } = v as Record<string, unknown>;
-    const [other] = Object.keys(others);
-    if (other !== undefined) return { ok: false, why: `${other} is not known here`, right: 'smtp and lmtp' };
-    const smtp = s === undefined ? { ok: true as const, value: ways } : readChoices(s, ways, laterWays);
-    const lmtp =
-      l === undefined ? { ok: true as const, value: ['direct'] as const } : readChoices(l, ways, laterWays);
-    if (!smtp.ok) return smtp;
-    return lmtp.ok ? { ok: true, value: { smtp: smtp.value, lmtp: lmtp.value, given: true } } : lmtp;
-  },
+  readWhenHomeDown,
 );
+
+function readWhenHomeDown(v: unknown): Read<WhenHomeDown> {
+  if (v === null) return accept({ smtp: ways, lmtp: ['direct'], given: false });
+  if (Array.isArray(v) || typeof v !== 'object') {
+    const both = readChoices(v, ways, laterWays);
+    return both.ok ? accept({ smtp: both.value, lmtp: both.value, given: true }) : both;
+  }
+  const { smtp = ways, lmtp = ['direct'], ...others } = v as Record<string, unknown>;
+  const [other] = Object.keys(others);
+  if (other !== undefined) return wrong(`${other} is not known here`, 'smtp and lmtp');
+  const bySmtp = readChoices(smtp, ways, laterWays);
+  const byLmtp = readChoices(lmtp, ways, laterWays);
+  if (bySmtp.ok && byLmtp.ok) return accept({ smtp: bySmtp.value, lmtp: byLmtp.value, given: true });
+  const faults = [bySmtp.ok ? null : within('smtp', bySmtp), byLmtp.ok ? null : within('lmtp', byLmtp)];
+  return refuse(faults.flatMap(one => one?.faults ?? []));
+}
 
 const usersKeys = {
   defaultDomain: text({
-    prose: 'Added to login names and addresses without a domain.',
+    prose: 'Added to login names and addresses without a domain; "" where users have none.',
     kind: 'domain',
     example: 'example.org',
-    check: checkDomain,
+    check: checkDefaultDomain,
   }),
   domains: texts({
     prose:
@@ -198,10 +197,10 @@ const usersKeys = {
     check: checkDomain,
   }),
   detail: text({
-    prose: 'Separates the user from the detail in `user+detail@domain`; "" for none.',
+    prose: 'Begins the detail in `user+detail@domain`: any of these characters; "" for none.',
     fallback: '+',
     example: '-',
-    check: checkSeparator,
+    check: checkDelimiters,
   }),
   masterSeparator: text({
     prose: 'Separates the user from a master user in login names, `user*master`; "" for none.',

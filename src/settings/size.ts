@@ -1,7 +1,7 @@
 /**
  * Sizes as operators write them (`64KiB`, `50MiB`, `1GB`) to bytes and back. KiB is 1024, KB is 1000: both mean what they say.
  */
-import type { Parsed } from './duration.ts';
+import { accept, type Read, shown, wrong } from './read.ts';
 
 const units = [
   ['TiB', 1024 ** 4],
@@ -15,31 +15,22 @@ const units = [
   ['B', 1],
 ] as const;
 
-const examples = 'a number with a unit: 512B, 64KiB, 10MiB or 2GiB';
+const right = 'write a number with a unit: 512B, 64KiB, 10MiB or 2GiB';
+const known = 'the units are B, KiB, MiB, GiB, TiB (and KB, MB, GB, TB)';
 
 /** The value is in bytes, a whole number. */
-export function parseSize(input: unknown): Parsed {
-  if (typeof input === 'number')
-    return { ok: false, why: `${input} has no unit`, right: `write ${input}B or ${input}MiB` };
-  if (typeof input !== 'string') return { ok: false, why: 'is not a size', right: `write ${examples}` };
-  const match = /^(\d{1,12}(?:\.\d{1,6})?) ?([a-zA-Z]*)$/.exec(input.trim());
-  if (match === null)
-    return { ok: false, why: `${JSON.stringify(input)} is not a size`, right: `write ${examples}` };
-  const unit = match[2] ?? '';
-  if (unit === '')
-    return { ok: false, why: `${input} has no unit`, right: `write ${match[1]}B or ${match[1]}MiB` };
-  const factor = units.find(([name]) => name.toLowerCase() === unit.toLowerCase())?.[1];
-  if (factor === undefined) {
-    return {
-      ok: false,
-      why: `${JSON.stringify(unit)} is not a unit of size`,
-      right: 'the units are B, KiB, MiB, GiB, TiB (and KB, MB, GB, TB)',
-    };
+export function parseSize(input: unknown): Read<number> {
+  const match = /^(\d{1,12}(?:\.\d{1,6})?) ?([a-zA-Z]*)$/.exec(String(input).trim());
+  const [, digits, unit] = match ?? [];
+  if (match === null || digits === undefined || unit === undefined) {
+    return wrong(`${shown(input)} is not a size`, right);
   }
-  const bytes = Math.round(Number(match[1]) * factor);
-  if (bytes > Number.MAX_SAFE_INTEGER)
-    return { ok: false, why: `${input} is too big`, right: `write ${examples}` };
-  return { ok: true, value: bytes };
+  if (unit === '') return wrong(`${digits} has no unit`, `write ${digits}B or ${digits}MiB`);
+  const factor = units.find(([name]) => name.toLowerCase() === unit.toLowerCase())?.[1];
+  if (factor === undefined) return wrong(`${shown(unit)} is not a unit of size`, known);
+  const bytes = Math.round(Number(digits) * factor);
+  if (bytes > Number.MAX_SAFE_INTEGER) return wrong(`${shown(input)} is too big`, right);
+  return accept(bytes);
 }
 
 /** 52428800 → `50MiB`. */
