@@ -93,3 +93,9 @@ export function checkDelimiters(value: string): Objection {
 export function checkDefaultDomain(value: string): Objection {
   return value === '' ? null : checkDomain(value);
 }
+
+/** An account's name or number. */
+export function checkAccount(value: string): Objection {
+  if (/^(?:[a-z_][a-z0-9_.-]{0,31}\$?|\d{1,10})$/i.test(value)) return null;
+  return { why: `${JSON.stringify(value)} is not an account`, right: 'a user name or uid of this machine' };
+}

@@ -27,7 +27,7 @@ export function crossCheck(settings: Settings): Finding[] {
   ];
 }
 
-function* checkNodes({ nodes, self, listen }: Settings): Generator<Finding> {
+function* checkNodes({ nodes, self, listen, maps }: Settings): Generator<Finding> {
   const names = new Map<string, number>();
   for (const [i, node] of nodes.entries()) {
     // Names differ in more than case: they stand in file names and are typed by people at night.
@@ -49,12 +49,11 @@ function* checkNodes({ nodes, self, listen }: Settings): Generator<Finding> {
       right: `${didYouMean(self, all)}the nodes are ${all.join(', ')}`,
     };
   }
-  if (!nodes.some(n => n.weight > 0))
-    yield {
-      path: ['nodes'],
-      why: 'have no weight, so that nobody has a home',
-      right: 'a weight of at least 1 for one of them',
-    };
+  const homes = nodes.some(n => n.weight > 0 && n.pool === 'default');
+  if (!homes && maps.length === 0) {
+    const why = 'have none with weight in pool default, so that nobody has a home';
+    yield { path: ['nodes'], why, right: 'a weight of at least 1 and no pool for one of them' };
+  }
 }
 
 function* checkPorts({ nodes, listen }: Pick<Settings, 'nodes' | 'listen'>): Generator<Finding> {
