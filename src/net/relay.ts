@@ -1,0 +1,203 @@
+/**
+ * The opaque way of bytes between a client and its node after login. Nothing is ever injected: a literal may be under way, or
+ * COMPRESS hides all, so death, move and kick are a plain close (design §5). This is the way on public streams; `createRelay` is the
+ * one seam behind which another may stand.
+ *
+ *     flowing ──one side's FIN──▶ half-closed ──the other's FIN──▶ ended          (after a while without progress: ended)
+ *        └── close(reason) ──▶ closing: FIN to the node, client closed ──node's FIN or RST, or quietMs──▶ ended
+ *
+ * Must never hold more than a socket's buffers for a slow reader, nor relay a byte once `isLive` says no (barrier §5).
+ */
+import type { Socket } from 'node:net';
+import type { Clock } from './clock.ts';
+
+export interface RelayOptions {
+  readonly clock: Clock;
+  /** What the client sent behind its login; goes to the node first. */
+  readonly toNode: Buffer;
+  /** What is for the client before the node's next byte: the answer to its login, and what the node sent behind it. */
+  readonly toClient: Buffer;
+  /** The client's FIN was seen before the relay began. */
+  readonly clientEnded: boolean;
+  /** False once the lease or the entry is gone: asked before each chunk is passed on. Cheap. */
+  readonly isLive: () => boolean;
+  /** How long a closed node may take for its end of the connection (`move.quiet`). */
+  readonly quietMs: number;
+  /** After one side's end, how long the other may be without progress. */
+  readonly lingerMs?: number;
+  /** Called once. */
+  readonly onEnd: (end: RelayEnd) => void;
+}
+
+export interface RelayEnd {
+  /** `client-closed`, `node-closed` (whose FIN came first), `client-reset`, `node-reset`, or the reason given to `close`. */
+  readonly why: string;
+  /** The node's own FIN or RST was seen: it is quiet for certain. */
+  readonly nodeEnded: boolean;
+  /** From the client to the node, and back. */
+  readonly bytesIn: number;
+  readonly bytesOut: number;
+}
+
+export interface Relay {
+  readonly bytesIn: number;
+  readonly bytesOut: number;
+  /** The first reason counts. `onEnd` comes within `quietMs`. */
+  close(reason: string): void;
+}
+
+/** RFC 9051 §5.4: a client may be silent for 30 minutes. Only probes of the peer's system tell that it is gone. */
+const clientProbeMs = 30 * 60_000;
+const nodeProbeMs = 2 * 60_000;
+const defaultLingerMs = 60_000;
+
+export function createRelay(client: Socket, node: Socket, options: RelayOptions): Relay {
+  return new StreamRelay(client, node, options);
+}
+
+class StreamRelay implements Relay {
+  readonly #client: Socket;
+  readonly #node: Socket;
+  readonly #options: RelayOptions;
+  #why: string | null = null;
+  #closing = false;
+  #clientEnded = false;
+  #nodeEnded = false;
+  #finished = false;
+  #cancelTimer: (() => void) | null = null;
+  bytesIn = 0;
+  bytesOut = 0;
+
+  constructor(client: Socket, node: Socket, options: RelayOptions) {
+    this.#client = client;
+    this.#node = node;
+    this.#options = options;
+    client.setKeepAlive(true, clientProbeMs);
+    node.setKeepAlive(true, nodeProbeMs);
+    this.#listen();
+    if (options.toNode.length > 0) this.#pass(options.toNode, client, node);
+    if (options.toClient.length > 0) this.#pass(options.toClient, node, client);
+    if (options.clientEnded) this.#clientEnd();
+    if (!client.writableNeedDrain && !this.#closing) node.resume();
+    if (!node.writableNeedDrain && !this.#closing) client.resume();
+  }
+
+  close(reason: string): void {
+    if (this.#closing || this.#finished) return;
+    this.#closing = true;
+    this.#why ??= reason;
+    this.#cancelTimer?.();
+    this.#cancelTimer = this.#options.clock.after(this.#options.quietMs, () => this.#finish());
+    // What the node still says is read and dropped, so that its FIN is seen however slow the client is.
+    this.#node.resume();
+    this.#node.end();
+    this.#client.pause();
+    this.#client.end();
+    if (this.#nodeEnded) this.#settle();
+  }
+
+  #listen(): void {
+    const client = this.#client;
+    const node = this.#node;
+    client.on('data', chunk => this.#pass(chunk, client, node));
+    node.on('data', chunk => this.#pass(chunk, node, client));
+    client.on('drain', () => this.#closing || node.resume());
+    node.on('drain', () => this.#closing || client.resume());
+    client.on('end', () => this.#clientEnd());
+    node.on('end', () => this.#nodeEnd());
+    client.on('finish', () => this.#settle());
+    client.on('error', () => this.#clientGone('client-reset'));
+    node.on('error', () => this.#nodeGone('node-reset'));
+    client.on('close', () => this.#clientGone('client-closed'));
+    node.on('close', () => this.#nodeGone('node-closed'));
+  }
+
+  #pass(chunk: Buffer, from: Socket, to: Socket): void {
+    if (this.#closing || this.#finished) return;
+    if (!this.#options.isLive()) {
+      this.close('lease-lost');
+      return;
+    }
+    if (from === this.#client) this.bytesIn += chunk.length;
+    else this.bytesOut += chunk.length;
+    if (to.writable && !to.write(chunk)) from.pause();
+  }
+
+  #clientEnd(): void {
+    if (this.#clientEnded) return;
+    this.#clientEnded = true;
+    this.#why ??= 'client-closed';
+    this.#node.end();
+    this.#settle();
+  }
+
+  #nodeEnd(): void {
+    if (this.#nodeEnded) return;
+    this.#nodeEnded = true;
+    this.#why ??= 'node-closed';
+    this.#client.end();
+    this.#settle();
+  }
+
+  /** The client cannot be written to any more: the node's side is closed as well. */
+  #clientGone(why: string): void {
+    this.#clientEnded = true;
+    if (this.#nodeEnded) this.#finish();
+    else this.close(why);
+  }
+
+  /** The node takes nothing any more, so the client has nothing more to say; it still gets what the node said. */
+  #nodeGone(why: string): void {
+    this.#nodeEnded = true;
+    this.#clientEnded = true;
+    this.#why ??= why;
+    this.#client.end();
+    this.#settle();
+  }
+
+  /** One side has ended, or both: ends the relay now, or when the other stops making progress. */
+  #settle(): void {
+    if (this.#finished) return;
+    if (this.#closing) {
+      if (this.#nodeEnded) this.#finish();
+    } else if (this.#nodeEnded && this.#clientEnded && this.#client.writableFinished) this.#finish();
+    else if (this.#nodeEnded || this.#clientEnded) this.#watchProgress(this.#progress());
+  }
+
+  #watchProgress(before: number): void {
+    this.#cancelTimer?.();
+    this.#cancelTimer = this.#options.clock.after(this.#options.lingerMs ?? defaultLingerMs, () => {
+      const now = this.#progress();
+      if (now === before) this.#finish();
+      else this.#watchProgress(now);
+    });
+  }
+
+  /** Changes while bytes move, also while one side merely takes what was written long ago. */
+  #progress(): number {
+    return 2 * (this.bytesIn + this.bytesOut) - this.#client.writableLength - this.#node.writableLength;
+  }
+
+  #finish(): void {
+    if (this.#finished) return;
+    this.#finished = true;
+    this.#cancelTimer?.();
+    this.#cancelTimer = null;
+    // Without its own end the node gets a reset: nothing that we sent may still be worked on as if we were there.
+    if (this.#nodeEnded) this.#node.destroySoon();
+    else this.#node.resetAndDestroy();
+    this.#dismissClient();
+    const { bytesIn, bytesOut } = this;
+    this.#options.onEnd({ why: this.#why ?? 'ended', nodeEnded: this.#nodeEnded, bytesIn, bytesOut });
+  }
+
+  /** It gets what was written, if it takes it soon. */
+  #dismissClient(): void {
+    const client = this.#client;
+    client.resume();
+    client.destroySoon();
+    if (client.destroyed) return;
+    const cancel = this.#options.clock.after(this.#options.quietMs, () => client.destroy());
+    client.once('close', cancel);
+  }
+}
