@@ -180,7 +180,7 @@ function* checkQueue({ queue }: Settings): Generator<Finding> {
 
 /** barrier.md §4: the timers' inequalities. The hold is what an operator can lengthen; it depends on lease and settle. */
 function* checkBarrier({ state, failover, health }: Settings): Generator<Finding> {
-  const timers = timersOf({ lease: state.lease, settle: failover.settle, hold: failover.hold });
+  const timers = timersOf({ state, failover });
   const wrong = checkTimers(timers);
   const least = Math.max(
     timers.lapseMs + 2 * timers.renewMs + timers.commandTimeoutMs,

@@ -12,7 +12,6 @@ import {
   notYet,
   type Read,
   readChoice,
-  readChoices,
   readList,
   readText,
   shown,
@@ -110,12 +109,10 @@ export const share = (doc: Doc & { readonly most?: number }) =>
 /** One of a few words. `later`: words of the design whose feature is not built yet. */
 export const choice = <const T extends string>(
   doc: Doc & { readonly words: readonly T[]; readonly later?: readonly string[] },
-) => leaf(`one of: ${doc.words.join(', ')}`, doc, input => readChoice(input, doc.words, doc.later ?? []));
-
-/** A list of a few words, each once. */
-export const choices = <const T extends string>(
-  doc: Doc & { readonly words: readonly T[]; readonly later?: readonly string[] },
-) => leaf(`list of: ${doc.words.join(', ')}`, doc, input => readChoices(input, doc.words, doc.later ?? []));
+) =>
+  leaf(`one of: ${doc.words.join(', ')}`, doc, input => readChoice(input, doc.words, doc.later ?? []), {
+    later: doc.later ?? [],
+  });
 
 export const text = (doc: Doc & { readonly kind?: string; readonly check?: Check }) =>
   leaf(doc.kind ?? 'text', doc, input => readText(input, doc.check));
