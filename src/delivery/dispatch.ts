@@ -30,6 +30,15 @@ export interface SendOptions {
   readonly onlyNode?: NodeName;
   /** A direct write of it may still be under way: try no other way. */
   readonly onlyDirect?: boolean;
+  /**
+   * Called before these go to a courier that can leave them in doubt, so that a queue can note it durably first. A failure: they are
+   * not carried, and deferred with it.
+   */
+  readonly beforeCarry?: (
+    courier: 'node' | 'direct',
+    node: NodeName | null,
+    recipients: readonly Recipient[],
+  ) => Promise<Failure | null>;
 }
 
 export interface Dispatch {
@@ -156,6 +165,11 @@ class Sending {
     if (courier === undefined) return this.stepDown(works);
     const slots = works.flatMap(work => work.slots);
     const recipients = slots.map(slot => slot.recipient);
+    const hindered = name === 'direct' ? await this.sending.beforeCarry?.('direct', null, recipients) : null;
+    if (hindered) {
+      for (const work of works) this.blame(work, this.ours(hindered, 'queue'));
+      return this.stepDown(works);
+    }
     const outcomes = await courier.carry({ letter: this.letter, recipients, node: null, deadlineAtMs });
     for (const [i, slot] of slots.entries()) slot.last = outcomes[i] ?? this.ours({ kind: 'internal' }, name);
     return this.stepDown(works);
@@ -272,7 +286,9 @@ class Sending {
     let outcomes: readonly Outcome[] = [];
     try {
       const { letter, carryUntilMs: deadlineAtMs } = this;
-      if (courier !== undefined)
+      const hindered = await this.sending.beforeCarry?.('node', node.name, recipients);
+      if (hindered) outcomes = recipients.map(() => this.ours(hindered, 'queue', node.name));
+      else if (courier !== undefined)
         outcomes = await courier.carry({ letter, recipients, node, deadlineAtMs, leash });
     } finally {
       letGo();
@@ -375,15 +391,31 @@ function doubtRefusal(outcome: Outcome | null): Outcome | null {
   return { ...outcome, kind: 'deferred', reply: lmtpReply(failure), failure };
 }
 
-function byNode(company: readonly Admitted[]): { node: ClusterNode; admitted: Admitted[] }[] {
-  const groups = new Map<NodeName, { node: ClusterNode; admitted: Admitted[] }>();
+/** RFC 5321 §4.5.3.1.8 lets any receiver stop at 100 recipients. A user's addresses stay together. */
+const groupLimit = 100;
+
+interface Group {
+  readonly node: ClusterNode;
+  readonly admitted: Admitted[];
+  recipients: number;
+}
+
+function byNode(company: readonly Admitted[]): readonly Group[] {
+  const open = new Map<NodeName, Group>();
+  const groups: Group[] = [];
   for (const each of company) {
     const { node } = each.entry;
-    const group = groups.get(node.name);
-    if (group === undefined) groups.set(node.name, { node, admitted: [each] });
-    else group.admitted.push(each);
+    const count = each.work.slots.length;
+    let group = open.get(node.name);
+    if (group === undefined || group.recipients + count > groupLimit) {
+      group = { node, admitted: [], recipients: 0 };
+      open.set(node.name, group);
+      groups.push(group);
+    }
+    group.admitted.push(each);
+    group.recipients += count;
   }
-  return [...groups.values()];
+  return groups;
 }
 
 function oneLine({ reply }: Outcome): string {
