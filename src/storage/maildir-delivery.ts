@@ -49,10 +49,11 @@ export interface MaildirWish {
 
 export type Written =
   | { readonly ok: true; readonly kind: 'delivered' | 'already'; readonly file: string }
-  | { readonly ok: false; readonly failure: Failure };
+  /** `mayBeThere`: the error came at or after the link, so the message may stand in new/, though it is not known to be durable. */
+  | { readonly ok: false; readonly failure: Failure; readonly mayBeThere: boolean };
 
-export function failed(failure: Failure): Written {
-  return { ok: false, failure };
+export function failed(failure: Failure, mayBeThere = false): Written {
+  return { ok: false, failure, mayBeThere };
 }
 
 /** No separator of paths, sizes or flags, no hidden file. `\` is allowed: qmail writes `/` and `:` of machine names as \057 and \072. */
@@ -68,6 +69,7 @@ export class Delivery {
   private readonly wish: MaildirWish;
   /** True from the file in tmp/ on: the body may have been read, so there is no second try with the same one. */
   begun = false;
+  private linking = false;
 
   constructor(tools: MaildirTools, folder: MaildirFolder, wish: MaildirWish) {
     this.calls = tools.calls;
@@ -90,7 +92,8 @@ export class Delivery {
     } catch (error) {
       // After EEXIST or a failed open there is nothing of ours to remove, and the token makes sure that it is ours.
       if (this.begun) await calls.unlink(tmp).catch(() => undefined);
-      return failed(error instanceof BodyCut ? error.failure : fileFailure(error));
+      if (error instanceof BodyCut) return failed(error.failure);
+      return failed(fileFailure(error), this.linking && !surelyNotLinked.has(errnoOf(error)));
     }
   }
 
@@ -106,13 +109,14 @@ export class Delivery {
       await calls.close(fd);
     }
     const file = `${wish.name},S=${form.physicalBytes},W=${form.virtualBytes}`;
+    this.linking = true;
     const linked = await moveIn(calls, tmp, `${folder.newPath}/${file}`);
     // A failing unlink leaves a file in tmp/ that Dovecot clears away after some hours: no reason to fail what is delivered.
     const unlinked = calls.unlink(tmp).catch(() => undefined);
     const counted = linked && folder.hasSizeFile ? this.count(form.physicalBytes) : null;
     // Also where it was there already: whoever linked it may have died before this.
     const synced = await Promise.allSettled([folder.newSync.sync(), unlinked, counted]);
-    if (synced[0].status === 'rejected') return failed(fileFailure(synced[0].reason));
+    if (synced[0].status === 'rejected') return failed(fileFailure(synced[0].reason), true);
     return { ok: true, kind: linked ? 'delivered' : 'already', file };
   }
 
@@ -139,6 +143,16 @@ export class Delivery {
     }
   }
 }
+
+/** Answers of link(2) that leave nothing behind. Others may come from a lost reply (NFS) to a link that was made. */
+const surelyNotLinked: ReadonlySet<string> = new Set([
+  'ENOSPC',
+  'EDQUOT',
+  'EROFS',
+  'EACCES',
+  'EPERM',
+  'EMLINK',
+]);
 
 const tmpFlags = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
 
