@@ -32,7 +32,7 @@ const runs: Readonly<Record<Command, { readonly words: readonly [number, number]
   sessions: { words: [0, 0], load: async () => (await import('./lists.ts')).runSessions },
   queue: { words: [0, 0], load: async () => (await import('./lists.ts')).runQueue },
   node: { words: [2, 3], load: async () => (await import('./node.ts')).runNode },
-  'settings-reference': { words: [0, 0], load: async () => (await import('./reference.ts')).runReference },
+  'settings-reference': { words: [0, 1], load: async () => (await import('./reference.ts')).runReference },
 };
 
 const options = {

@@ -1,12 +1,17 @@
 /**
- * `homing settings-reference`: prints docs/settings.md.
+ * `homing settings-reference`: prints docs/settings.md, or with `yaml` config/homing.yaml.
  */
+import { settingsExample } from '../settings/example.ts';
 import { settingsReference } from '../settings/reference.ts';
 import type { Asked } from './cli.ts';
 import { exit } from './exit.ts';
-import { type Io, write } from './io.ts';
+import { complain, type Io, write } from './io.ts';
 
-export async function runReference(_asked: Asked, io: Io): Promise<number> {
-  await write(io.stdout, settingsReference());
+export async function runReference({ words: [form = 'markdown'] }: Asked, io: Io): Promise<number> {
+  if (form !== 'markdown' && form !== 'yaml') {
+    await complain(io, `settings-reference: ${JSON.stringify(form)} is not known; one of: markdown, yaml`);
+    return exit.usage;
+  }
+  await write(io.stdout, form === 'yaml' ? settingsExample() : settingsReference());
   return exit.ok;
 }

@@ -23,8 +23,8 @@ export const commands = {
 homing node weight NAME WEIGHT
   ready: takes users. drain: takes no new ones, active users stay until they are idle. maint: takes none, active ones are
   sent elsewhere. weight: 0 to 1000, its share of the users; 0 takes none by ranking.`,
-  'settings-reference': `homing settings-reference
-  Prints docs/settings.md, generated from the settings' own definitions.`,
+  'settings-reference': `homing settings-reference [markdown|yaml]
+  Prints docs/settings.md or config/homing.yaml, generated from the settings' own definitions.`,
 } as const;
 
 export type Command = keyof typeof commands;

@@ -5,8 +5,8 @@ import { checkName, checkNodeAddress } from './checks.ts';
 import { absentYet, choice, count, duration, leaf, path, section, share, text } from './leaf.ts';
 import { accept, shown, wrong } from './read.ts';
 
-const port = (prose: string) =>
-  leaf<number | null>('port', { prose, fallback: null, example: 143 }, v =>
+const port = (example: number, prose: string) =>
+  leaf<number | null>('port', { prose, fallback: null, example }, v =>
     v === null || (typeof v === 'number' && Number.isInteger(v) && v > 0 && v < 65536)
       ? accept(v)
       : wrong(`${shown(v)} is not a port`, 'a whole number from 1 to 65535'),
@@ -46,11 +46,11 @@ export const nodeKeys = {
       example: { imap: 143, lmtp: 24 },
     },
     {
-      imap: port('IMAP.'),
-      pop3: port('POP3: only probed so far.'),
-      sieve: port('ManageSieve: only probed so far.'),
-      lmtp: port('LMTP.'),
-      submission: port('Submission: only probed so far.'),
+      imap: port(143, 'IMAP.'),
+      pop3: port(110, 'POP3: only probed so far.'),
+      sieve: port(4190, 'ManageSieve: only probed so far.'),
+      lmtp: port(24, 'LMTP.'),
+      submission: port(587, 'Submission: only probed so far.'),
     },
   ),
   tls: choice({

@@ -2,7 +2,7 @@
  * docs/settings.md, generated from the schema: so that no key is without its prose, and none is described that does not exist.
  * Write it anew with `sh src/homing.sh settings-reference > docs/settings.md`; a test holds the file against this.
  */
-import { stringify } from 'yaml';
+import { inline } from './inline.ts';
 import { type Meta, metas, type Shape } from './leaf.ts';
 import { topKeys } from './schema.ts';
 
@@ -41,8 +41,4 @@ function* facts(name: string, meta: Meta): Generator<string> {
   if (meta.later !== undefined && meta.later.length > 0)
     yield `- not supported yet: ${meta.later.join(', ')}\n`;
   if (meta.example !== undefined) yield `- example: \`${name}: ${inline(meta.example)}\`\n`;
-}
-
-function inline(value: unknown): string {
-  return stringify(value, { collectionStyle: 'flow', lineWidth: 0 }).trim();
 }

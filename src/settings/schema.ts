@@ -34,7 +34,11 @@ export const topKeys = {
   }),
   include: emptyYet({ prose: 'Parts of the settings kept elsewhere.' }),
   nodes: sections(
-    { prose: 'The machines of the cluster.', example: [{ name: 'mail1', address: '10.0.0.1' }] },
+    {
+      prose:
+        "The machines of the cluster: each with a name, an address and, where the defaults won't do, weight, pool and ports.",
+      example: [{ name: 'mail1', address: '10.0.0.1' }],
+    },
     nodeKeys,
   ),
   self: optionalText({
