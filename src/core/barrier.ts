@@ -93,7 +93,8 @@ export interface BarrierState {
 }
 
 export type Input =
-  | { readonly kind: 'tick'; readonly nowMs: number; readonly jitter: number }
+  /** `hinted`: renew now, the store may have news. `jitter`: chance in [0, 1). */
+  | { readonly kind: 'tick'; readonly nowMs: number; readonly jitter: number; readonly hinted?: boolean }
   | {
       readonly kind: 'joined' | 'renewed';
       readonly nowMs: number;
@@ -187,7 +188,7 @@ export function step(state: BarrierState, input: Input, timers: Timers): Step {
 function react(state: BarrierState, input: Input, timers: Timers): Step {
   switch (input.kind) {
     case 'tick':
-      return tick(state, input.nowMs, input.jitter, timers);
+      return tick(state, input, timers);
     case 'joined':
       return joined(state, input, timers);
     case 'renewed':
@@ -206,9 +207,11 @@ function react(state: BarrierState, input: Input, timers: Timers): Step {
   }
 }
 
-function tick(state: BarrierState, nowMs: number, jitter: number, timers: Timers): Step {
+function tick(state: BarrierState, input: Input & { kind: 'tick' }, timers: Timers): Step {
+  const { nowMs, jitter } = input;
   const lease = state.name === 'out' ? { state, intents: [] } : watchLease(state, nowMs, timers);
-  if (nowMs < lease.state.renewAtMs) return lease;
+  const hinted = input.hinted === true && state.name !== 'out';
+  if (nowMs < lease.state.renewAtMs && !hinted) return lease;
   // R ± 10 %, so that members do not renew in step.
   const renewAtMs = nowMs + timers.renewMs * (0.9 + 0.2 * jitter);
   const due = { ...lease.state, renewAtMs };
@@ -272,7 +275,7 @@ function joined(state: BarrierState, input: Input & { kind: 'joined' | 'renewed'
   // A second join of a member that arrived in grace is a renewal.
   if (state.name !== 'out') return renewed(state, input, timers);
   if (state.closing) return { state, intents: [] };
-  const view = viewOf(state.view, standing.catchUp, maps);
+  const view = followView(state.view, standing.catchUp, maps);
   if (view === null || view.epoch !== standing.head.epoch) return { state, intents: [] };
   const inGrace = standing.head.state === 'grace';
   const grace = inGrace ? { graceSinceMs: nowMs } : { graceSinceMs: null };
@@ -355,7 +358,7 @@ function catchUp(before: BarrierState, standing: Standing, maps: Maps, nowMs: nu
       ? wasInGrace
       : standing.catchUp.changes.every(each => each.id === acked || each.id === openChangeId);
   if (!known && state.name !== 'waiting') return leaveAll(state, 'contradiction', nowMs);
-  const caught = viewOf(mine, standing.catchUp, maps);
+  const caught = followView(mine, standing.catchUp, maps);
   if (caught === null) return { state, intents: [] };
   const view: View = { ...caught, run: standing.head.run };
   const serving: BarrierState = { ...state, ...noProposal, name: 'serving', view };
@@ -440,7 +443,8 @@ function observe(
   return next;
 }
 
-function viewOf(mine: View | null, catchUp: CatchUp, maps: Maps): View | null {
+/** The store's view, from the one we have; null where map content is missing. */
+export function followView(mine: View | null, catchUp: CatchUp, maps: Maps): View | null {
   switch (catchUp.kind) {
     case 'none':
       return mine;

@@ -288,6 +288,50 @@ function checkEvent(view: View, event: ViewEvent): string | null {
   }
 }
 
+/** True where the event would leave the view as it is: it need not be proposed. */
+export function changesNothing(view: View, event: ViewEvent): boolean {
+  const node = 'node' in event ? view.nodes.find(each => each.name === event.node) : undefined;
+  switch (event.kind) {
+    case 'node-down':
+      return node?.health === 'down';
+    case 'node-up':
+      return node?.health === 'up';
+    case 'fenced':
+      return node?.fenced === true && node.incident === event.incident;
+    case 'admin':
+      return node?.admin === event.state;
+    case 'weight':
+      return node?.weight === event.weight;
+    case 'nodes':
+      return view.leaving.length === 0 && sameSpecs(view.specs, event.specs);
+    case 'map':
+      return view.map.digest === event.digest;
+    case 'pins-dropped':
+      return !view.pins.some(set => set.id === event.set);
+    // Set again, an override wins over pins that came since.
+    case 'override-set':
+    case 'override-removed':
+    case 'pins-added':
+      return false;
+  }
+}
+
+function sameSpecs(a: readonly NodeSpec[], b: readonly NodeSpec[]): boolean {
+  const text = (specs: readonly NodeSpec[]): string =>
+    JSON.stringify(
+      [...specs]
+        .sort((x, y) => compare(x.name, y.name))
+        .map(({ name, address, weight, pool, ports }) => [
+          name,
+          address,
+          weight,
+          pool,
+          Object.entries(ports).sort(([x], [y]) => compare(x, y)),
+        ]),
+    );
+  return text(a) === text(b);
+}
+
 function checkNode(view: View, name: NodeName): string | null {
   if (view.nodes.some(node => node.name === name)) return null;
   return `there is no node ${name} (known: ${view.nodes.map(node => node.name).join(', ') || 'none'})`;
