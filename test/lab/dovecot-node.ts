@@ -126,9 +126,13 @@ async function versionOf(rootFs: string | undefined): Promise<'2.3' | '2.4'> {
   throw new Error(`Dovecot 2.3 or 2.4 is needed, this is ${stdout.trim()}`);
 }
 
-/** Debian's dovecot is in /usr/sbin, which is not in every account's path. */
+/** Debian's dovecot is in /usr/sbin, which is not in every account's path. Logs in UTC, wherever the node's system thinks it is. */
 function environment(): NodeJS.ProcessEnv {
-  return { ...process.env, PATH: `${process.env.PATH ?? ''}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin` };
+  return {
+    ...process.env,
+    TZ: 'UTC',
+    PATH: `${process.env.PATH ?? ''}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin`,
+  };
 }
 
 function usersText(users: readonly string[]): string {

@@ -26,6 +26,8 @@ export interface HomingOptions {
   readonly runDir: string;
   readonly env?: Readonly<Record<string, string>>;
   readonly limitMs?: number;
+  /** Gets every line of the log as it comes. */
+  readonly onLine?: (text: string) => void;
 }
 
 export type Role = 'parent' | 'serving' | 'writer';
@@ -137,7 +139,11 @@ interface Running {
 /** What is kept of the log: enough for the longest drill, bounded all the same. */
 const mostLines = 500_000;
 
-function launch({ env }: HomingOptions, configFile: string, earlier: readonly LogLine[] = []): Running {
+function launch(
+  { env, onLine }: HomingOptions,
+  configFile: string,
+  earlier: readonly LogLine[] = [],
+): Running {
   const launcher = join(projectDir, 'src/homing.sh');
   const child = spawn('setpriv', ['--pdeathsig', 'KILL', 'sh', launcher, 'serve', '--config', configFile], {
     cwd: projectDir,
@@ -148,6 +154,7 @@ function launch({ env }: HomingOptions, configFile: string, earlier: readonly Lo
   if (child.pid === undefined) throw new Error('the launcher did not start');
   const lines: LogLine[] = [...earlier];
   const keep = (text: string): void => {
+    onLine?.(text);
     if (lines.length < mostLines) lines.push(readLine(text));
   };
   eachLine(child.stdout, keep);
