@@ -159,7 +159,10 @@ export async function sendOne(options: TalkOptions, sending: Sending): Promise<R
   try {
     talk = await openMailTalk(options);
     const hello = await greet(talk, sending.kind, sending.heloName);
-    if (hello.code !== 250) return sending.to.map(() => refusal(hello));
+    if (hello.code !== 250) {
+      talk.close();
+      return sending.to.map(() => refusal(hello));
+    }
   } catch (error) {
     const text = error instanceof Error ? error.message : String(error);
     return sending.to.map(() => ({ kind: 'unsent', text }));
@@ -170,7 +173,13 @@ export async function sendOne(options: TalkOptions, sending: Sending): Promise<R
   return receipts;
 }
 
-export function greet(talk: MailTalk, kind: 'lmtp' | 'smtp', name = 'drill.invalid'): Promise<TalkReply> {
+/** LHLO or EHLO; a greeting that is no 220 is the answer already. */
+export async function greet(
+  talk: MailTalk,
+  kind: 'lmtp' | 'smtp',
+  name = 'drill.invalid',
+): Promise<TalkReply> {
+  if (talk.greeting.code !== 220) return talk.greeting;
   return talk.ask(`${kind === 'lmtp' ? 'LHLO' : 'EHLO'} ${name}`);
 }
 

@@ -95,10 +95,10 @@ describe('what became of a message', () => {
     for (const word of ['LHLO', 'MAIL', 'RCPT', 'DATA']) {
       assert.deepEqual(kinds(await receiptsOf({ replies: { [word]: null } })), ['unsent'], word);
     }
-    assert.deepEqual(kinds(await receiptsOf({ greeting: '421 no' })), ['unsent']);
   });
 
   test('a refusal at any step is told with its code', async () => {
+    assert.deepEqual(await receiptsOf({ greeting: '421 no' }), [{ kind: 'refused', code: 421, text: 'no' }]);
     for (const word of ['MAIL', 'RCPT', 'DATA']) {
       const [receipt] = await receiptsOf({ replies: { [word]: '550 5.1.1 no' } });
       assert.deepEqual(receipt, { kind: 'refused', code: 550, text: '5.1.1 no' }, word);
