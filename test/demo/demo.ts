@@ -11,6 +11,7 @@ import { numberedMessage } from '../lab/mail.ts';
 import { type DemoCluster, demoUsers, type MapRow, mapUsers, startCluster } from './cluster.ts';
 import { demoStage } from './drill-stage.ts';
 import { connectLines, mapLines, usageText } from './pages.ts';
+import { orderLines, takeOrders } from './prompt.ts';
 
 /** Sessions must be back this long after the death was noticed: spread of the closes, a retry, a hold's worth of slack. */
 const backWithinMs = 5000;
@@ -73,6 +74,7 @@ async function main(): Promise<number> {
     freePorts: wishes.freePorts,
     tell: say,
   });
+  let orders: { close(): void } | null = null;
   try {
     const rows = await mapUsers(cluster.homing.configFile, demoUsers);
     await deliverSomeMail(cluster);
@@ -83,11 +85,15 @@ async function main(): Promise<number> {
       return code === 'stopped' ? 130 : code;
     }
     for (const line of connectLines(cluster)) say(line);
+    for (const line of orderLines) say(line);
+    say('Ctrl-C ends it all.\n');
+    orders = takeOrders(cluster, say);
     const ended = await Promise.race([stopped, cluster.homing.ended]);
     if (ended === 'stopped') return 0;
     say(`Homing ended by itself (${ended ?? 'killed'}); its last lines:\n${cluster.homing.logText()}`);
     return 1;
   } finally {
+    orders?.close();
     say('Stopping …');
     await cluster.end();
     say('Stopped: nothing is left running.');

@@ -10,17 +10,16 @@ export const usageText = `npm run demo -- [options]
   --free-ports          any free ports in place of the fixed ones
   --dovecot-root DIR    run the nodes from another system's folder (sh test/lab/trixie.sh makes one with Dovecot 2.4)`;
 
-export function mapLines(rows: readonly MapRow[]): string[] {
+export function mapLines(rows: readonly MapRow[], nodeTitle = 'HOME NODE'): string[] {
   const widest = Math.max(...rows.map(row => row.user.length), 4);
   const nodeWidth = Math.max(...rows.map(row => row.node.length), 9);
   const line = (user: string, node: string, why: string) =>
     `  ${user.padEnd(widest)}  ${node.padEnd(nodeWidth)}  ${why}`;
-  return ['', line('USER', 'HOME NODE', 'WHY'), ...rows.map(row => line(row.user, row.node, row.why)), ''];
+  return ['', line('USER', nodeTitle, 'WHY'), ...rows.map(row => line(row.user, row.node, row.why)), ''];
 }
 
 export function connectLines({ ports, nodes, homing, folder, logFile }: DemoCluster): string[] {
   const user = 'alice@example.org';
-  const victim = nodes[1] ?? nodes[0];
   return [
     'A mail client (Thunderbird: account settings by hand):',
     `  incoming   IMAP, 127.0.0.1, port ${ports.imaps} SSL/TLS (self-signed: confirm it) or ${ports.imap} STARTTLS, normal password`,
@@ -37,13 +36,8 @@ export function connectLines({ ports, nodes, homing, folder, logFile }: DemoClus
     `  sh src/homing.sh status --config ${homing.configFile}`,
     `  sh src/homing.sh explain --config ${homing.configFile} ${user}`,
     '',
-    'Make trouble, and watch a client not notice:',
-    `  kill -9 -- -${victim?.pid ?? 0}          # ${victim?.name ?? ''} and all its processes`,
-    '',
     `Nodes: ${nodes.map(node => `${node.name} ${node.address}:${node.ports.imap} (Dovecot ${node.version})`).join(', ')}`,
     `Mail, settings and logs: ${folder} (${logFile})`,
-    '',
-    'Ctrl-C ends it all.',
     '',
   ];
 }
