@@ -65,6 +65,8 @@ class OurServer extends SMTPServer {
       hideENHANCEDSTATUSCODES: false,
       heloResponse: '%s',
       size: limits.maxBytes,
+      // Our own deadlines do its work; the library still takes the smaller of this and 5 s for a client that won't go.
+      socketTimeout: tools.limits.idleTimeoutMs,
       maxCommandLength: tools.limits.commandLineBytes,
     });
     this.#tools = tools;
