@@ -42,6 +42,8 @@ export interface WriterOptions {
   /** Who may connect besides root: the serving process's account. Null leaves the socket to the writer's own. */
   readonly socketOwner: { readonly uid: number; readonly gid: number } | null;
   readonly spool: SpoolOptions;
+  /** Who the process will be once it serves, where it gives up root after this. Default: who it is. */
+  readonly processUid?: number;
   readonly clock: Clock;
   readonly log: Log;
   /** Requests at the same time; one connection each. */
@@ -68,7 +70,7 @@ export async function startWriter(options: WriterOptions): Promise<StartedWriter
     now: clock.now,
     after: clock.after,
     token: () => clock.token(8),
-    processUid: process.geteuid?.() ?? -1,
+    processUid: options.processUid ?? process.geteuid?.() ?? -1,
   });
   const sockets = new Set<Socket>();
   const listener = createServer(socket => {
