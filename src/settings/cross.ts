@@ -127,6 +127,15 @@ function* checkListen({ listen, nodes, tls }: Settings): Generator<Finding> {
       seen.push({ ...parsed.value, key, text });
     }
   }
+  for (const [i, text] of listen.admin.entries()) {
+    if (/^(127\.|\[::1\])/.test(text)) continue;
+    const path = ['listen', 'admin', i];
+    yield {
+      path,
+      why: `${text} is open to others, and the admin API has no passwords`,
+      right: 'loopback: 127.0.0.1 or [::1]',
+    };
+  }
   if (listen.imaps.length > 0 && tls === null)
     yield {
       path: ['listen', 'imaps'],

@@ -69,7 +69,7 @@ export function parseSettings(text: string, file: string): Loaded {
   const lines = new LineCounter();
   // Duplicate keys are found by `yamlErrors`, which can name the first one too.
   const document = parseDocument(text, { lineCounter: lines, uniqueKeys: false, prettyErrors: false });
-  const src: Located = { file, document, lines };
+  const src: Located = { file, text, document, lines };
   const syntax = yamlErrors(src);
   if (syntax.length > 0) return { ok: false, errors: syntax };
   const plain = toPlain(src);

@@ -43,6 +43,7 @@ export function keyText(path: KeyPath): string {
 /** One settings file's text, parsed, that can tell where a key stands. */
 export interface Located {
   readonly file: string;
+  readonly text: string;
   readonly document: Document;
   readonly lines: LineCounter;
 }
@@ -149,13 +150,18 @@ export function yamlErrors(src: Located): SettingsError[] {
     ...at(e.pos[0]),
     key: '',
     why: `is not YAML: ${e.message.split('\n')[0] ?? ''}`,
-    right: '',
+    right: rightYaml(src, e.pos[0]),
   }));
   visit(src.document, {
     Map: (_, map) => {
       const first = new Map<string, number>();
       for (const { key } of map.items) {
-        if (!isScalar(key) || !key.range) continue;
+        if (!isScalar(key)) {
+          const offset = (isNode(key) ? key.range?.[0] : undefined) ?? map.range?.[0] ?? 0;
+          found.push({ ...at(offset), key: '', why: 'is not a key', right: 'a word, then a colon' });
+          continue;
+        }
+        if (!key.range) continue;
         const name = String(key.value);
         const before = first.get(name);
         if (before === undefined) first.set(name, key.range[0]);
@@ -170,4 +176,13 @@ export function yamlErrors(src: Located): SettingsError[] {
     },
   });
   return found;
+}
+
+/** The one trap that our own templates set: in `{ path: /srv/{user} }` YAML reads a group within a group. */
+function rightYaml(src: Located, offset: number): string {
+  const { line } = src.lines.linePos(offset);
+  const text = src.text.split('\n')[line - 1] ?? '';
+  return /\{(host|node|user|local|domain)\}/.test(text)
+    ? 'a text with { } in it needs quotes: "/srv/{user}"'
+    : '';
 }

@@ -20,7 +20,7 @@ const known = 'the units are B, KiB, MiB, GiB, TiB (and KB, MB, GB, TB)';
 
 /** The value is in bytes, a whole number. */
 export function parseSize(input: unknown): Read<number> {
-  const match = /^(\d{1,12}(?:\.\d{1,6})?) ?([a-zA-Z]*)$/.exec(String(input).trim());
+  const match = /^(\d{1,16}(?:\.\d{1,6})?) ?([a-zA-Z]*)$/.exec(String(input).trim());
   const [, digits, unit] = match ?? [];
   if (match === null || digits === undefined || unit === undefined) {
     return wrong(`${shown(input)} is not a size`, right);
