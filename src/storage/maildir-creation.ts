@@ -91,7 +91,9 @@ async function makeFolder(
   const above = await calls.fstat(parent);
   const owner = ownerBelow(above, wish);
   if (owner === null) return notDirect('the folder above does not allow it');
-  const mode = 0o700 | (above.uid === owner.uid ? above.mode & 0o2070 : 0);
+  // Group rights only where the folder above is shared on purpose: a home that its group may merely read must not open the mail to it.
+  const isShared = above.uid === owner.uid && (above.mode & 0o020) !== 0;
+  const mode = 0o700 | (isShared ? above.mode & 0o2070 : 0);
   const passing = `${fdPath(parent)}/.homing-${wish.token()}`;
   const subfolders = isMaildir ? ['tmp', 'new', 'cur'] : [];
   try {
