@@ -95,6 +95,15 @@ missing_packages() {
   done
 }
 
+# Pages of apt's output are of use only when it failed.
+quietly() {
+  if ! output=$("$@" 2>&1); then
+    say "$output"
+    say "failed: $*"
+    exit 1
+  fi
+}
+
 policy=/usr/sbin/policy-rc.d
 remove_policy() {
   rm -f "$policy"
@@ -117,19 +126,21 @@ install_debian_packages() {
   fi
   say "Installing Debian packages: $missing…"
   # The nodes are started by us, on addresses of their own: Debian's services stay off.
-  if [ ! -e "$policy" ]; then
+  ours=no
+  if [ ! -e "$policy" ] && [ ! -h "$policy" ]; then
+    ours=yes
     trap 'remove_policy' EXIT
     trap 'exit 130' HUP INT TERM
     printf '#!/bin/sh\nexit 101\n' > "$policy"
     chmod 755 "$policy"
   fi
-  apt-get -qq -o DPkg::Lock::Timeout=300 update >&2
+  # One foreign source out of reach must not stop us; if Debian's own is, the install says so.
+  apt-get -qq -o DPkg::Lock::Timeout=300 update > /dev/null 2>&1 || say "apt-get update had errors; trying all the same …"
   # shellcheck disable=SC2086 # one word a package
-  DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 \
-    install -y --no-install-recommends $missing >&2
+  quietly env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 \
+    install -y --no-install-recommends $missing
   trap - EXIT HUP INT TERM
-  [ ! -e "$policy" ] || case $(cat "$policy") in '#!/bin/sh
-exit 101') remove_policy ;; esac
+  [ "$ours" = no ] || remove_policy
 }
 
 prepare() {
