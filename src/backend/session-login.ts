@@ -161,7 +161,13 @@ class ImapLogin {
   #take(event: ResponseEvent): void {
     if (event.kind === 'fatal') this.#end(broken('node-refused', 'explicit-error', event.why));
     else if (event.kind === 'untagged' && event.name === 'BYE')
-      this.#end(broken('node-refused', 'explicit-error', `* BYE ${event.text}`));
+      this.#end(
+        broken(
+          'node-refused',
+          'explicit-error',
+          this.#phase === 'reply' ? 'BYE to the login' : `BYE ${event.text}`,
+        ),
+      );
     else if (this.#phase === 'greeting') this.#greeted(event);
     else if (event.kind === 'continue') this.#continue();
     else if (event.kind === 'untagged') this.#note(event);
@@ -216,11 +222,8 @@ class ImapLogin {
       const leftover = this.#parser.rest();
       this.#end({ kind: 'ok', socket: this.#socket, code, text, untagged: this.#untagged, leftover });
     } else if (status === 'NO' && code?.name !== 'REFERRAL') this.#end({ kind: 'refused', code, text });
-    // A referral would lead the client past us; BAD means that the node did not understand us. Neither is a wrong password.
-    else
-      this.#end(
-        broken('node-refused', 'explicit-error', `${status} to the login: ${code?.name ?? ''} ${text}`),
-      );
+    // Its text is not kept: it may quote the command. A referral would lead the client past us; BAD means that the node did not understand us. Neither is a wrong password.
+    else this.#end(broken('node-refused', 'explicit-error', `${status} ${code?.name ?? ''} to the login`));
   }
 
   #end(result: LoginResult): void {

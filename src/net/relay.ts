@@ -58,7 +58,12 @@ export function createRelay(client: Socket, node: Socket, options: RelayOptions)
 class StreamRelay implements Relay {
   readonly #client: Socket;
   readonly #node: Socket;
-  readonly #options: RelayOptions;
+  // Single fields, not the options: those hold the pipelined bytes, which must not live as long as the session.
+  readonly #clock: Clock;
+  readonly #isLive: () => boolean;
+  readonly #onEnd: (end: RelayEnd) => void;
+  readonly #quietMs: number;
+  readonly #lingerMs: number;
   #why: string | null = null;
   #closing = false;
   #clientEnded = false;
@@ -71,7 +76,11 @@ class StreamRelay implements Relay {
   constructor(client: Socket, node: Socket, options: RelayOptions) {
     this.#client = client;
     this.#node = node;
-    this.#options = options;
+    this.#clock = options.clock;
+    this.#isLive = options.isLive;
+    this.#onEnd = options.onEnd;
+    this.#quietMs = options.quietMs;
+    this.#lingerMs = options.lingerMs ?? defaultLingerMs;
     client.setKeepAlive(true, clientProbeMs);
     node.setKeepAlive(true, nodeProbeMs);
     this.#listen();
@@ -87,7 +96,7 @@ class StreamRelay implements Relay {
     this.#closing = true;
     this.#why ??= reason;
     this.#cancelTimer?.();
-    this.#cancelTimer = this.#options.clock.after(this.#options.quietMs, () => this.#finish());
+    this.#cancelTimer = this.#clock.after(this.#quietMs, () => this.#finish());
     // What the node still says is read and dropped, so that its FIN is seen however slow the client is.
     this.#node.resume();
     this.#node.end();
@@ -114,7 +123,7 @@ class StreamRelay implements Relay {
 
   #pass(chunk: Buffer, from: Socket, to: Socket): void {
     if (this.#closing || this.#finished) return;
-    if (!this.#options.isLive()) {
+    if (!this.#isLive()) {
       this.close('lease-lost');
       return;
     }
@@ -166,7 +175,7 @@ class StreamRelay implements Relay {
 
   #watchProgress(before: number): void {
     this.#cancelTimer?.();
-    this.#cancelTimer = this.#options.clock.after(this.#options.lingerMs ?? defaultLingerMs, () => {
+    this.#cancelTimer = this.#clock.after(this.#lingerMs, () => {
       const now = this.#progress();
       if (now === before) this.#finish();
       else this.#watchProgress(now);
@@ -188,7 +197,7 @@ class StreamRelay implements Relay {
     else this.#node.resetAndDestroy();
     this.#dismissClient();
     const { bytesIn, bytesOut } = this;
-    this.#options.onEnd({ why: this.#why ?? 'ended', nodeEnded: this.#nodeEnded, bytesIn, bytesOut });
+    this.#onEnd({ why: this.#why ?? 'ended', nodeEnded: this.#nodeEnded, bytesIn, bytesOut });
   }
 
   /** It gets what was written, if it takes it soon. */
@@ -197,7 +206,7 @@ class StreamRelay implements Relay {
     client.resume();
     client.destroySoon();
     if (client.destroyed) return;
-    const cancel = this.#options.clock.after(this.#options.quietMs, () => client.destroy());
+    const cancel = this.#clock.after(this.#quietMs, () => client.destroy());
     client.once('close', cancel);
   }
 }

@@ -1,7 +1,7 @@
 /**
- * Our side of TLS: certificate and key as a SecureContext, read anew when the files change, and the server's end of a handshake.
- * Sessions ask for the context at each handshake, so a renewed certificate counts from the next one on; TLS 1.2 is the least.
- * Must never take a broken renewal: the last good context stays, and the log says what is wrong with the new files.
+ * Our side of TLS: certificate and key, read and followed by the parent (the key may be root's alone), handed as text to whoever
+ * serves, and there a SecureContext and the server's end of a handshake. A renewed certificate counts from the next handshake on;
+ * TLS 1.2 is the least. Must never take a broken renewal: the last good pair stays, and the log says what is wrong with the new files.
  */
 import { readFile, stat } from 'node:fs/promises';
 import type { Socket } from 'node:net';
@@ -14,97 +14,92 @@ export interface TlsFiles {
   readonly key: string;
 }
 
+/** PEM texts. A secret: never logged. */
+export interface TlsTexts {
+  readonly cert: string;
+  readonly key: string;
+}
+
 export type ContextResult =
   | { readonly ok: true; readonly context: SecureContext }
   | { readonly ok: false; readonly why: string };
 
-/** Reads both files. A missing file, or a key that does not fit its certificate, is named in `why`. */
-export async function loadSecureContext({ cert, key }: TlsFiles): Promise<ContextResult> {
+export function secureContextOf({ cert, key }: TlsTexts): ContextResult {
   try {
-    const [certText, keyText] = await Promise.all([readFile(cert), readFile(key)]);
-    const context = createSecureContext({
-      cert: certText,
-      key: keyText,
-      minVersion: 'TLSv1.2',
-      honorCipherOrder: true,
-    });
-    return { ok: true, context };
+    return {
+      ok: true,
+      context: createSecureContext({ cert, key, minVersion: 'TLSv1.2', honorCipherOrder: true }),
+    };
   } catch (error) {
-    return { ok: false, why: `${cert}, ${key}: ${error instanceof Error ? error.message : String(error)}` };
+    return { ok: false, why: error instanceof Error ? error.message : String(error) };
   }
 }
 
-export interface TlsKeeper {
-  /** The context for the next handshake. */
-  context(): SecureContext;
-  /** Looks at the files now (SIGHUP); resolves when what they hold is in use, or refused. */
-  check(): Promise<void>;
-  close(): void;
-}
-
-export type TlsKeeperResult =
-  | { readonly ok: true; readonly keeper: TlsKeeper }
+export type TlsRead =
+  | { readonly ok: true; readonly texts: TlsTexts }
   | { readonly ok: false; readonly why: string };
 
-export interface TlsKeeperOptions extends TlsFiles {
+/** Reads both files and tries them together. A missing file, or a key that does not fit its certificate, is named in `why`. */
+export async function readTls({ cert, key }: TlsFiles): Promise<TlsRead> {
+  try {
+    const [certText, keyText] = await Promise.all([readFile(cert, 'utf8'), readFile(key, 'utf8')]);
+    const texts = { cert: certText, key: keyText };
+    const tried = secureContextOf(texts);
+    return tried.ok ? { ok: true, texts } : { ok: false, why: `${cert}, ${key}: ${tried.why}` };
+  } catch (error) {
+    return { ok: false, why: error instanceof Error ? error.message : String(error) };
+  }
+}
+
+export interface TlsWatchOptions {
+  readonly files: TlsFiles;
   readonly clock: Clock;
   readonly log: Log;
+  readonly onChange: (texts: TlsTexts) => void;
   /** How often the files are looked at. */
   readonly everyMs?: number;
 }
 
-/** Polls instead of watching: renewals come as renames and swapped symlinks, also on shared file systems without notice. */
-export async function keepSecureContext(options: TlsKeeperOptions): Promise<TlsKeeperResult> {
-  const seen = await fingerprint(options);
-  const first = await loadSecureContext(options);
-  if (!first.ok) return first;
-  const keeper = new FileKeeper(options, first.context, seen);
-  keeper.watch();
-  return { ok: true, keeper };
+export interface TlsWatch {
+  /** Looks at the files now (SIGHUP); resolves when what they hold is in use, or refused. */
+  check(): Promise<void>;
+  stop(): void;
 }
 
-class FileKeeper implements TlsKeeper {
-  readonly #options: TlsKeeperOptions;
-  #context: SecureContext;
-  #seen: string;
-  #cancel: () => void = () => {};
-  #closed = false;
+/** Polls instead of watching: renewals come as renames and swapped symlinks, also on shared file systems without notice. */
+export function watchTls({ files, clock, log, onChange, everyMs = 10_000 }: TlsWatchOptions): TlsWatch {
+  let seen = '';
+  let isStopped = false;
+  let cancel = () => {};
 
-  constructor(options: TlsKeeperOptions, context: SecureContext, seen: string) {
-    this.#options = options;
-    this.#context = context;
-    this.#seen = seen;
-  }
-
-  context(): SecureContext {
-    return this.#context;
-  }
-
-  watch(): void {
-    if (this.#closed) return;
-    this.#cancel = this.#options.clock.after(this.#options.everyMs ?? 10_000, () => {
-      void this.check().then(() => this.watch());
+  const check = async (): Promise<void> => {
+    const now = await fingerprint(files);
+    if (now === seen || isStopped) return;
+    const isFirst = seen === '';
+    // Between a new certificate and its new key the pair does not fit: `seen` moves in any case, and again with the second file.
+    seen = now;
+    if (isFirst) return;
+    const read = await readTls(files);
+    if (isStopped) return;
+    if (!read.ok)
+      return log.error({ why: read.why }, 'certificate not changed: the new files cannot be used');
+    onChange(read.texts);
+    log.info({ cert: files.cert }, 'certificate read anew');
+  };
+  const turn = () => {
+    if (isStopped) return;
+    void check().then(() => {
+      if (!isStopped) cancel = clock.after(everyMs, turn);
     });
-  }
-
-  async check(): Promise<void> {
-    const { log, cert } = this.#options;
-    const now = await fingerprint(this.#options);
-    if (now === this.#seen) return;
-    const result = await loadSecureContext(this.#options);
-    // Between a new certificate and its new key both are looked at once more at the next turn: `seen` moves in any case,
-    // and moves again when the second file changes.
-    this.#seen = now;
-    if (result.ok) {
-      this.#context = result.context;
-      log.info({ cert }, 'certificate read anew');
-    } else log.error({ why: result.why }, 'certificate not changed: the new files cannot be used');
-  }
-
-  close(): void {
-    this.#closed = true;
-    this.#cancel();
-  }
+  };
+  turn();
+  return {
+    check,
+    stop: () => {
+      isStopped = true;
+      cancel();
+    },
+  };
 }
 
 async function fingerprint({ cert, key }: TlsFiles): Promise<string> {
