@@ -4,6 +4,7 @@
  * Must never answer with part of a map: a file that is missing, torn or wrong is an error, and the caller keeps what it has.
  */
 import { createHash } from 'node:crypto';
+import { constants } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { basename } from 'node:path';
 import type { UserRules } from '../core/canonical.ts';
@@ -55,7 +56,8 @@ function shownName(file: string, files: readonly string[]): string {
 async function readText(file: string): Promise<string | { readonly why: string }> {
   try {
     // The descriptor is held from the first look to the last: a rename-replace in between gives one file or the other, never both.
-    await using handle = await open(file, 'r');
+    // O_NONBLOCK: a FIFO would hold this thread until somebody writes.
+    await using handle = await open(file, constants.O_RDONLY | constants.O_NONBLOCK);
     const before = await handle.stat({ bigint: true });
     if (!before.isFile()) return { why: 'is not a plain file' };
     if (before.size > mapLimits.fileBytes)

@@ -189,14 +189,14 @@ describe('an explicit error', () => {
   });
 
   test('of all nodes alike is a common fault, and nobody dies of it', () => {
-    const world = new World(3);
+    const world = new World(3, { panicShare: 1 });
     world.run(2, fine);
     world.run(600, () => 'explicit-error');
     assertQuiet(world);
   });
 
   test('of the only node proves nothing', () => {
-    const world = new World(1);
+    const world = new World(1, { panicShare: 1 });
     world.run(60, () => 'explicit-error');
     assertQuiet(world);
   });
@@ -271,6 +271,17 @@ describe('live traffic', () => {
     assertQuiet(world);
     world.run(1, one('connect-failed', 'mail1'));
     assert.deepEqual(world.log, ['2000 mail1 node-down']);
+  });
+
+  test('of a hundred users who meet a restarting node does not make one failed probe enough', () => {
+    const world = new World(3, {}, ['imap']);
+    for (let i = 0; i < 100; i += 1) live(world, 'connect-failed', `u${i}`);
+    world.run(1, one('connect-failed', 'mail1'));
+    for (let i = 0; i < 100; i += 1) live(world, 'connect-failed', `u${i}`);
+    assertQuiet(world);
+    world.run(2, fine);
+    assertQuiet(world);
+    assert.equal(nodeHealth(world.state, 'mail1'), 'up');
   });
 
   test('of a banned client, told no by a node whose probes are good, leaves it up', () => {

@@ -185,6 +185,12 @@ describe('rendezvous', () => {
     );
   });
 
+  test('the quick way to the home node never skips it, even where two nodes nearly tie', () => {
+    const nodes = Array.from({ length: 24 }, (_, i) => ({ name: `mail${i}`, weight: 1 + (i % 7) * 50 }));
+    const ranker = createRanker(nodes);
+    for (const user of users.slice(0, 20_000)) assert.equal(ranker.first(user), ranker.rank(user)[0]);
+  });
+
   test('weight 0 takes nobody, and without nodes there is no home', () => {
     assert.deepEqual(
       rank('joe', [

@@ -1,6 +1,7 @@
 /** Map files on disk: all or nothing, and the last good map outlives every mishap. */
 import assert from 'node:assert/strict';
-import { mkdtemp, rename, rm, unlink, writeFile } from 'node:fs/promises';
+import { execFileSync } from 'node:child_process';
+import { mkdir, mkdtemp, rename, rm, rmdir, unlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
@@ -55,7 +56,7 @@ describe('loading maps', () => {
     const digests = await Promise.all(
       ['joe -> a\n', 'joe -> a\n# more\n', 'joe -> b\n', '\njoe -> a\n'].map(async (text, i) => {
         const path = join(folder, `d${i}`);
-        await (await import('node:fs/promises')).mkdir(path);
+        await mkdir(path);
         await writeFile(join(path, 'users.map'), text);
         const loaded = await loadMaps([join(path, 'users.map')], rules);
         return loaded.ok ? loaded.map.digest : assert.fail();
@@ -63,6 +64,12 @@ describe('loading maps', () => {
     );
     assert.equal(digests[0], digests[1]);
     assert.equal(new Set(digests).size, 3);
+  });
+
+  test('a FIFO in place of a file is named, and holds nobody up', async () => {
+    const path = join(folder, 'fifo.map');
+    execFileSync('mkfifo', [path]);
+    assert.deepEqual(messages(await loadMaps([path], rules)), ['0 is not a plain file']);
   });
 
   test('a missing file, a folder, bad UTF-8 and a duplicate across files are named; nothing is taken', async () => {
@@ -86,9 +93,18 @@ function manualClock(): {
   now(): number;
   after(ms: number, then: () => void): () => void;
   turn(ms: number): Promise<void>;
+  jump(ms: number): void;
 } {
   let nowMs = 0;
   const timers = new Set<{ readonly atMs: number; readonly then: () => void }>();
+  const jump = (ms: number): void => {
+    nowMs += ms;
+    for (const timer of [...timers]) {
+      if (timer.atMs > nowMs) continue;
+      timers.delete(timer);
+      timer.then();
+    }
+  };
   return {
     now: () => nowMs,
     after: (ms, then) => {
@@ -96,16 +112,12 @@ function manualClock(): {
       timers.add(timer);
       return () => void timers.delete(timer);
     },
+    jump,
     turn: async ms => {
-      nowMs += ms;
-      for (const timer of [...timers]) {
-        if (timer.atMs > nowMs) continue;
-        timers.delete(timer);
-        timer.then();
-      }
+      jump(ms);
       // One timer left: the next poll. While a poll runs, only its alarm is there, at 30 s.
       const isIdle = (): boolean =>
-        [...timers].every(timer => timer.atMs - nowMs <= 2000) && timers.size === 1;
+        timers.size === 1 && [...timers].every(timer => timer.atMs - nowMs <= 2000);
       while (!isIdle()) await new Promise(resolve => setImmediate(resolve));
     },
   };
@@ -129,7 +141,7 @@ async function watched(text: string) {
       ? JSON.stringify(lookUp(each.map, 'joe@example.org')?.target ?? null)
       : messages(each).join();
   };
-  return { path, news, watch, polls, last };
+  return { path, news, watch, polls, last, clock };
 }
 
 describe('watching maps', () => {
@@ -187,6 +199,37 @@ describe('watching maps', () => {
     await writeFile(path, 'joe -> mail2\n');
     await polls(3);
     assert.equal(last(), '{"node":"mail2"}');
+    watch.stop();
+  });
+
+  test('a file that cannot be read for one poll is no news; for two it is', async () => {
+    const { path, news, watch, polls, last } = await watched('joe -> mail1\n');
+    await polls(2);
+    await rename(path, `${path}.old`);
+    await mkdir(path);
+    await polls(2);
+    await rmdir(path);
+    await rename(`${path}.old`, path);
+    await polls(3);
+    assert.equal(news.length, 0);
+    await rename(path, `${path}.old`);
+    await mkdir(path);
+    await polls(3);
+    assert.equal(last(), '0 is not a plain file');
+    await polls(30);
+    assert.equal(news.length, 1);
+    watch.stop();
+  });
+
+  test('a file system that hangs is told while it hangs, and so is its return', async () => {
+    const { news, watch, polls, last, clock } = await watched('joe -> mail1\n');
+    await polls(3);
+    clock.jump(2000);
+    clock.jump(30_000);
+    assert.equal(last(), '0 has not answered for 30 s');
+    await polls(3);
+    assert.equal(last(), '{"node":"mail1"}');
+    assert.equal(news.length, 2);
     watch.stop();
   });
 
