@@ -15,7 +15,7 @@
  * `delivered` by the courier `queue` counts as delivered: it is ours and durable. A 4xx never follows a delivery, with one exception
  * that has no good answer: the queue cannot be written after someone was delivered. Then 451, since twice is better than lost.
  */
-import { lmtpReply, smtpReply } from './failure.ts';
+import { type Failure, lmtpReply, smtpReply } from './failure.ts';
 import type { Outcome, Reply } from './types.ts';
 
 /** What an SMTP transaction still needs before its reply. Numbers are positions in the given outcomes. */
@@ -41,7 +41,9 @@ export interface SmtpOptions {
 
 /** One reply for each outcome, in order: RCPTs that name one mailbox twice have two. A missing outcome is in doubt. */
 export function settleLmtp(outcomes: readonly (Outcome | null)[]): readonly Reply[] {
-  return outcomes.map(outcome => (outcome === null ? lmtpReply({ kind: 'in-doubt' }) : replyOf(outcome)));
+  return outcomes.map(outcome =>
+    outcome === null ? lmtpReply({ kind: 'in-doubt' }) : replyOf(outcome, lmtpReply),
+  );
 }
 
 /** The one reply for all, and what must be on disk first. At least one outcome. */
@@ -61,7 +63,7 @@ export function settleSmtp(outcomes: readonly Outcome[], { from, id }: SmtpOptio
 
 function nobodyHasIt(outcomes: readonly Outcome[]): SmtpSettlement {
   const spokesman = outcomes.find(outcome => outcome.kind === 'deferred') ?? outcomes[0];
-  const reply = spokesman === undefined ? smtpReply({ kind: 'internal' }) : replyOf(spokesman);
+  const reply = spokesman === undefined ? smtpReply({ kind: 'internal' }) : replyOf(spokesman, smtpReply);
   return { queue: [], bounce: [], dropped: [], reply, ifQueueFails: reply };
 }
 
@@ -70,17 +72,17 @@ function positions(outcomes: readonly Outcome[], kinds: readonly Outcome['kind']
 }
 
 /** The outcome's own reply, unless it says something else than its kind: then ours. A 250 for a deferral would lose mail. */
-function replyOf({ kind, node, reply }: Outcome): Reply {
+function replyOf({ kind, node, reply }: Outcome, say: (f: Failure) => Reply): Reply {
   const class_ = Math.trunc(reply.code / 100);
   switch (kind) {
     case 'delivered':
       return class_ === 2 ? reply : { code: 250, enhanced: '2.0.0', lines: ['OK'] };
     case 'rejected':
       // Without a permanent code we have nobody's word for a permanent refusal: the client keeps the message.
-      return class_ === 5 ? reply : lmtpReply({ kind: 'internal', node: node ?? undefined });
+      return class_ === 5 ? reply : say({ kind: 'internal', node: node ?? undefined });
     case 'deferred':
-      return class_ === 4 ? reply : lmtpReply({ kind: 'node-refused', node: node ?? undefined });
+      return class_ === 4 ? reply : say({ kind: 'node-refused', node: node ?? undefined });
     case 'in-doubt':
-      return class_ === 4 ? reply : lmtpReply({ kind: 'in-doubt', node: node ?? undefined });
+      return class_ === 4 ? reply : say({ kind: 'in-doubt', node: node ?? undefined });
   }
 }

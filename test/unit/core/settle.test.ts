@@ -122,6 +122,8 @@ describe('settle over LMTP', () => {
       settleLmtp([outcome('deferred', 550)]).map(reply => reply.code),
       [451],
     );
-    assert.equal(settleSmtp([outcome('deferred', 250)], sender).reply.code, 451);
+    const toStranger = settleSmtp([outcome('deferred', 250)], sender).reply;
+    assert.equal(toStranger.code, 451);
+    assert.doesNotMatch(toStranger.lines.join(), /mail1/);
   });
 });
