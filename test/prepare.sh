@@ -163,8 +163,14 @@ run_tests() {
   for word in "$@"; do
     case $word in
       -*) options="$options $word" ;;
-      *.ts) files="$files $word" ;;
-      *) files="$files test/**/*$word*.test.ts test/**/$word/**/*.test.ts" ;;
+      *)
+        found=$(find test -name '*.test.ts' -path "*$word*" | sort)
+        if [ -z "$found" ]; then
+          say "No test file has $word in its path."
+          exit 1
+        fi
+        files="$files $found"
+        ;;
     esac
   done
   if [ -z "$files" ]; then
