@@ -67,7 +67,11 @@ export async function runCli(argv: readonly string[], io: Io): Promise<number> {
     settingsGiven: values.config !== undefined,
     admin: values.admin ?? null,
   };
-  return (await run.load())(asked, io);
+  const code = await (await run.load())(asked, io);
+  const failure = io.outputFailure?.() ?? '';
+  if (failure === '') return code;
+  await complain(io, `standard output: ${failure}`);
+  return exit.no;
 }
 
 function parse(argv: readonly string[]) {

@@ -47,7 +47,7 @@ export async function clientFor(asked: Asked, io: Io): Promise<Client | number> 
 }
 
 function readBase(text: string, io: Io): Client | number {
-  const plain = /^https?:\/\//i.test(text) ? text : `http://${text}`;
+  const plain = /^[a-z]+:\/\//i.test(text) ? text : `http://${text}`;
   const url = URL.canParse(plain) ? new URL(plain) : null;
   if (url === null || url.protocol !== 'http:' || url.port === '0') {
     io.stderr.write(

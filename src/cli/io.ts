@@ -10,6 +10,8 @@ export interface Io {
   readonly env: Readonly<Record<string, string | undefined>>;
   /** Width of the terminal that standard output is; null where it is none. */
   readonly columns: number | null;
+  /** Why standard output could not be written, other than that its reader has gone; '' while it can. */
+  outputFailure?(): string;
   /** `homing serve`: resolves with the exit code once it has ended. Passed in, since it is everything below. */
   serve(settingsPath: string): Promise<number>;
 }
@@ -33,18 +35,19 @@ export const complain = (io: Io, text: string): Promise<boolean> => write(io.std
 
 /** The streams and environment of this process. A reader that goes away is no error: without a listener it would crash us. */
 export function processIo(serve: Io['serve']): Io {
-  const quiet = (error: NodeJS.ErrnoException): void => {
-    if (error.code !== 'EPIPE') throw error;
-  };
-  process.stdout.on('error', quiet);
-  process.stderr.on('error', quiet);
-  const columns = process.stdout.isTTY ? process.stdout.columns : null;
+  let failure = '';
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') failure = error.code ?? error.message;
+  });
+  // Nobody is left to tell.
+  process.stderr.on('error', () => {});
   return {
     stdin: process.stdin,
     stdout: process.stdout,
     stderr: process.stderr,
     env: process.env,
-    columns,
+    columns: process.stdout.isTTY ? process.stdout.columns : null,
+    outputFailure: () => failure,
     serve,
   };
 }
