@@ -7,6 +7,7 @@
  * was where comes from the nodes themselves. Every wait has a limit; a limit that passes ends in the report, not in a throw.
  */
 import type { NodeName, User } from '../core/types.ts';
+import type { Clock } from '../net/clock.ts';
 import { type Canary, countCanaries, type Sighting } from './canaries.ts';
 import { type LogLine, readDeliveries } from './deliveries.ts';
 import { type Account, type Holder, holdSession, type ImapAt, openClient } from './holder.ts';
@@ -15,9 +16,11 @@ import type { Cut, DrillRecord } from './report.ts';
 import { canaryHeader, lmtpSender, smtpSender } from './senders.ts';
 import { lastNodeOf, overlaps, type Stay } from './stays.ts';
 import { startStream } from './stream.ts';
+import { pause, until } from './wait.ts';
 
 /** The world that the drill is played in. */
 export interface Stage {
+  readonly clock: Clock;
   readonly accounts: readonly Account[];
   readonly imap: ImapAt;
   readonly smtp: TalkOptions;
@@ -61,52 +64,54 @@ export const usualDrill: DrillOptions = {
 };
 
 export async function runDrill(stage: Stage, options: DrillOptions): Promise<DrillRecord> {
-  const { accounts, victim, tell } = stage;
-  const run = Date.now().toString(36);
+  const { accounts, victim, tell, clock } = stage;
+  const { limitMs } = options;
+  const run = clock.token(4);
   const users = accounts.map(one => one.user);
   const homes = new Map<User, NodeName>();
   for (const user of users) homes.set(user, await stage.homeOf(user));
   const homeUsers = users.filter(user => homes.get(user) === victim);
 
-  const holders = accounts.map(account => holdSession(stage.imap, account));
+  const holders = accounts.map(account => holdSession(clock, stage.imap, account));
   const stream = startStream({
+    clock,
     users,
-    senders: { smtp: smtpSender(stage.smtp, run), lmtp: lmtpSender(stage.lmtp, run) },
+    senders: { smtp: smtpSender(clock, stage.smtp, run), lmtp: lmtpSender(clock, stage.lmtp, run) },
     ...{ perSecond: options.perSecond, retryAfterMs: 1000, mostUnderWay: 200 },
   });
   tell(
     `${users.length} sessions, ${options.perSecond} messages a second; ${victim} is home to ${homeUsers.length} users`,
   );
-  await until(() => holders.every(one => one.isIn()), options.limitMs);
-  await pause(options.warmUpMs);
+  await until(clock, () => holders.every(one => one.isIn()), { limitMs });
+  await pause(clock, options.warmUpMs);
 
   tell(`killing ${victim} (kill -9)`);
-  const killedAtMs = performance.now();
+  const killedAtMs = clock.now();
   await stage.kill();
-  const detectedMs = await until(async () => !(await stage.isUp()), options.limitMs, killedAtMs);
+  const detectedMs = await until(clock, async () => !(await stage.isUp()), { limitMs, fromMs: killedAtMs });
   tell(detectedMs === null ? 'not noticed' : `noticed after ${Math.round(detectedMs)} ms`);
-  await until(() => holders.every(one => one.isIn()), options.limitMs);
-  await pause(options.awayMs);
+  await until(clock, () => holders.every(one => one.isIn()), { limitMs });
+  await pause(clock, options.awayMs);
 
   tell(`starting ${victim} again`);
-  const revivedAtMs = performance.now();
+  const revivedAtMs = clock.now();
   await stage.revive();
-  const returnedMs = await until(() => stage.isUp(), options.limitMs, revivedAtMs);
-  await until(() => holders.every(one => one.isIn()), options.limitMs);
+  const returnedMs = await until(clock, () => stage.isUp(), { limitMs, fromMs: revivedAtMs });
+  await until(clock, () => holders.every(one => one.isIn()), { limitMs });
 
   tell(`its ${homeUsers.length} users go idle, and home`);
   const home = await goHome(stage, options, { homeUsers, holders, stream });
 
   tell('draining');
-  const canaries = await stream.end(options.limitMs);
-  await until(async () => (await stage.queued()) === 0, options.limitMs);
+  const canaries = await stream.end(limitMs);
+  await until(clock, async () => (await stage.queued()) === 0, { limitMs });
   const cuts = cutsOf(holders, killedAtMs, homes);
   const refusedLogins = holders.flatMap(one => one.refused);
   await Promise.all(holders.map(one => one.goOut()));
 
   tell('counting');
   const { tally, inDoubt } = readDeliveries(stage.logLines());
-  const sightings = await findAll(stage, run, canaries, options.limitMs);
+  const sightings = await findAll(stage, run, canaries, limitMs);
   const stays = await stage.stays();
   return {
     ...{
@@ -138,24 +143,25 @@ async function goHome(
   { limitMs }: DrillOptions,
   { homeUsers, holders, stream }: GoingHome,
 ): Promise<Pick<DrillRecord, 'homeAgain' | 'homeAgainMs'>> {
+  const { clock } = stage;
   const theirs = holders.filter(one => homeUsers.includes(one.user));
-  const fromMs = performance.now();
+  const fromMs = clock.now();
   stream.spare(homeUsers);
   await Promise.all(theirs.map(one => one.goOut()));
   const areHome = async () => {
     for (const user of homeUsers) if ((await stage.placeOf(user)) !== stage.victim) return false;
     return true;
   };
-  const homeAgainMs = await until(areHome, limitMs, fromMs, 100);
+  const homeAgainMs = await until(clock, areHome, { limitMs, fromMs, everyMs: 100 });
   stream.resume();
   for (const one of theirs) one.comeIn();
-  await until(() => theirs.every(one => one.isIn()), limitMs);
+  await until(clock, () => theirs.every(one => one.isIn()), { limitMs });
   // Not the view's word but the node's own: that is where the sessions came to.
   const arrived = async () => {
     const stays = await stage.stays();
     return homeUsers.every(user => lastNodeOf(stays, user) === stage.victim);
   };
-  await until(arrived, 5000, performance.now(), 200);
+  await until(clock, arrived, { limitMs: 5000, everyMs: 200 });
   const stays = await stage.stays();
   return { homeAgain: homeUsers.filter(user => lastNodeOf(stays, user) === stage.victim), homeAgainMs };
 }
@@ -177,13 +183,14 @@ async function findAll(
   canaries: readonly Canary[],
   limitMs: number,
 ): Promise<readonly Sighting[]> {
-  const deadlineAtMs = performance.now() + Math.min(limitMs, 15_000);
+  const { clock } = stage;
+  const deadlineAtMs = clock.now() + Math.min(limitMs, 15_000);
   for (;;) {
     const sightings: Sighting[] = [];
     for (const account of stage.accounts) sightings.push(...(await look(stage.imap, account, run)));
     const { lost } = countCanaries(canaries, sightings, new Set());
-    if (lost.length === 0 || performance.now() > deadlineAtMs) return sightings;
-    await pause(500);
+    if (lost.length === 0 || clock.now() > deadlineAtMs) return sightings;
+    await pause(clock, 500);
   }
 }
 
@@ -205,24 +212,4 @@ async function look(at: ImapAt, account: Account, run: string): Promise<Sighting
     client.close();
   }
   return found;
-}
-
-/** Waits for a condition and gives the time it took since `fromMs`; null when the limit passed first. */
-async function until(
-  ask: () => boolean | Promise<boolean>,
-  limitMs: number,
-  fromMs = performance.now(),
-  everyMs = 20,
-): Promise<number | null> {
-  const deadlineAtMs = performance.now() + limitMs;
-  for (;;) {
-    const yes = await Promise.resolve(ask()).catch(() => false);
-    if (yes) return performance.now() - fromMs;
-    if (performance.now() > deadlineAtMs) return null;
-    await pause(everyMs);
-  }
-}
-
-function pause(ms: number): Promise<void> {
-  return new Promise(resolve => setTimeout(resolve, ms));
 }

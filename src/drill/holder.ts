@@ -4,7 +4,9 @@
  */
 import { ImapFlow } from 'imapflow';
 import type { User } from '../core/types.ts';
+import type { Clock } from '../net/clock.ts';
 import type { RefusedLogin } from './report.ts';
+import { pause } from './wait.ts';
 
 export interface Account {
   readonly user: User;
@@ -34,7 +36,7 @@ export interface Holder {
 
 const retryAfterMs = 200;
 
-export function holdSession(at: ImapAt, { user, password }: Account): Holder {
+export function holdSession(clock: Clock, at: ImapAt, { user, password }: Account): Holder {
   const cuts: CutNote[] = [];
   const refused: RefusedLogin[] = [];
   let client: ImapFlow | null = null;
@@ -51,12 +53,12 @@ export function holdSession(at: ImapAt, { user, password }: Account): Holder {
         await one.mailboxOpen('INBOX');
         client = one;
         const cut = cuts.at(-1);
-        if (cut !== undefined) cut.backAtMs ??= performance.now();
+        if (cut !== undefined) cut.backAtMs ??= clock.now();
         one.once('close', () => whenClosed(one));
       } catch (error) {
         one.close();
         refused.push({ user, ...readRefusal(error) });
-        await pause(retryAfterMs);
+        await pause(clock, retryAfterMs);
       }
     }
     trying = false;
@@ -68,7 +70,7 @@ export function holdSession(at: ImapAt, { user, password }: Account): Holder {
     if (client !== one) return;
     client = null;
     if (!wanted) return;
-    cuts.push({ atMs: performance.now(), backAtMs: null });
+    cuts.push({ atMs: clock.now(), backAtMs: null });
     comeIn().catch(() => undefined);
   }
 
@@ -116,8 +118,4 @@ function readRefusal(error: unknown): Pick<RefusedLogin, 'kind' | 'text'> {
   const code = typeof told.code === 'string' ? told.code : '';
   if (/^E|NoConnection|Timeout/i.test(code)) return { kind: 'no-connection', text };
   return { kind: 'other', text };
-}
-
-function pause(ms: number): Promise<void> {
-  return new Promise(resolve => setTimeout(resolve, ms));
 }

@@ -5,6 +5,7 @@
 import { Readable } from 'node:stream';
 import { createTransport } from 'nodemailer';
 import type { User } from '../core/types.ts';
+import type { Clock } from '../net/clock.ts';
 import { canarySender } from './deliveries.ts';
 import { greet, type MailTalk, openMailTalk, type Receipt, send, type TalkOptions } from './mail-talk.ts';
 
@@ -22,13 +23,13 @@ export interface Sender {
 /** The header by which a canary is found again; the run tells this drill's from an earlier one's. */
 export const canaryHeader = 'X-Homing-Drill';
 
-export function canaryText(run: string, { number, to }: Letter): string {
+export function canaryText(clock: Clock, run: string, { number, to }: Letter): string {
   return [
     `From: Homing drill <${canarySender(number)}>`,
     `To: ${to.map(user => `<${user}>`).join(', ')}`,
     `Subject: Canary ${number}`,
     `Message-ID: <${number}.${run}@drill.invalid>`,
-    `Date: ${new Date().toUTCString().replace('GMT', '+0000')}`,
+    `Date: ${new Date(clock.wall()).toUTCString().replace('GMT', '+0000')}`,
     `${canaryHeader}: ${run}/${number}`,
     'MIME-Version: 1.0',
     'Content-Type: text/plain; charset=us-ascii',
@@ -40,7 +41,7 @@ export function canaryText(run: string, { number, to }: Letter): string {
   ].join('\r\n');
 }
 
-export function smtpSender(at: TalkOptions, run: string): Sender {
+export function smtpSender(clock: Clock, at: TalkOptions, run: string): Sender {
   const limitMs = at.replyLimitMs ?? 30_000;
   const transport = createTransport({
     ...{ host: at.address, port: at.port, ignoreTLS: true, name: 'drill.invalid' },
@@ -49,7 +50,7 @@ export function smtpSender(at: TalkOptions, run: string): Sender {
   return {
     carry: async letter => {
       let left = false;
-      const text = Readable.from([Buffer.from(canaryText(run, letter))]);
+      const text = Readable.from([Buffer.from(canaryText(clock, run, letter))]);
       text.once('end', () => {
         left = true;
       });
@@ -83,7 +84,7 @@ function receiptOfError(error: unknown, left: boolean): Receipt {
 }
 
 /** Links are kept and used again, as an MTA does: a link that was opened before the outage must serve after it. */
-export function lmtpSender(at: TalkOptions, run: string): Sender {
+export function lmtpSender(clock: Clock, at: TalkOptions, run: string): Sender {
   const idle: MailTalk[] = [];
   const open = async (): Promise<MailTalk> => {
     for (let kept = idle.pop(); kept !== undefined; kept = idle.pop())
@@ -103,7 +104,7 @@ export function lmtpSender(at: TalkOptions, run: string): Sender {
         const text = error instanceof Error ? error.message : String(error);
         return letter.to.map(() => ({ kind: 'unsent', text }));
       }
-      const message = canaryText(run, letter);
+      const message = canaryText(clock, run, letter);
       const receipts = await send(talk, {
         kind: 'lmtp',
         from: canarySender(letter.number),

@@ -3,11 +3,14 @@
  * temporary refusals tried again as any MTA would. It keeps its own books; the count is made from them at the end.
  */
 import type { User } from '../core/types.ts';
+import type { Clock } from '../net/clock.ts';
 import type { Canary, Way } from './canaries.ts';
 import type { Receipt } from './mail-talk.ts';
 import type { Letter, Sender } from './senders.ts';
+import { pause } from './wait.ts';
 
 export interface StreamOptions {
+  readonly clock: Clock;
   readonly users: readonly User[];
   readonly senders: Readonly<Record<Way, Sender>>;
   readonly perSecond: number;
@@ -35,6 +38,7 @@ interface Entry {
 }
 
 export function startStream({
+  clock,
   users,
   senders,
   perSecond,
@@ -65,10 +69,10 @@ export function startStream({
     );
     books.push(...entries);
     for (let left = entries; left.length > 0; left = left.filter(one => one.end === 'pending')) {
-      if (left.some(one => one.tries > 0)) await pause(retryAfterMs);
+      if (left.some(one => one.tries > 0)) await pause(clock, retryAfterMs);
       const receipts = await senders[way].carry({ number: letter.number, to: left.map(one => one.user) });
       for (const [at, entry] of left.entries()) note(entry, receipts[at]);
-      if (ended && performance.now() > giveUpAtMs) return;
+      if (ended && clock.now() > giveUpAtMs) return;
     }
   }
   let giveUpAtMs = Number.POSITIVE_INFINITY;
@@ -97,12 +101,12 @@ export function startStream({
     end: async limitMs => {
       clearInterval(timer);
       ended = true;
-      giveUpAtMs = performance.now() + limitMs;
+      giveUpAtMs = clock.now() + limitMs;
       if (underWay > 0) {
         const idle = new Promise<void>(resolve => {
           whenIdle = resolve;
         });
-        await Promise.race([idle, pause(limitMs)]);
+        await Promise.race([idle, pause(clock, limitMs)]);
       }
       for (const sender of Object.values(senders)) sender.close();
       return books.map(one => ({ ...one }));
@@ -115,8 +119,4 @@ function note(entry: Entry, receipt: Receipt | undefined): void {
   if (receipt?.kind === 'acknowledged') entry.end = 'acknowledged';
   if (receipt?.kind === 'refused' && receipt.code >= 500) entry.end = 'rejected';
   if (receipt?.kind === 'in-doubt') entry.doubtful = true;
-}
-
-function pause(ms: number): Promise<void> {
-  return new Promise(resolve => setTimeout(resolve, ms));
 }

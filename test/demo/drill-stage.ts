@@ -2,6 +2,7 @@
  * The demo's cluster as the stage of a drill: how to kill and revive a node, and whom to ask what is so.
  */
 import type { Stage } from '../../src/drill/drill.ts';
+import { realClock } from '../../src/net/clock.ts';
 import { password } from '../lab/dovecot-node.ts';
 import type { DemoCluster } from './cluster.ts';
 import { staysIn } from './witness.ts';
@@ -32,7 +33,7 @@ export function demoStage({ cluster, users, victim, tell }: StageOptions): Stage
   const status = () => ask<StatusJson>('/v1/status');
   const explain = (user: string) => ask<ExplainJson>(`/v1/explain?user=${encodeURIComponent(user)}`);
   return {
-    ...{ victim, tell, accounts: users.map(user => ({ user, password })) },
+    ...{ clock: realClock, victim, tell, accounts: users.map(user => ({ user, password })) },
     imap: { address: '127.0.0.1', port: ports.imap },
     smtp: { address: '127.0.0.1', port: ports.smtp },
     lmtp: { address: '127.0.0.1', port: ports.lmtp },

@@ -8,6 +8,7 @@ import { after, before, describe, test } from 'node:test';
 import { SMTPServer } from 'smtp-server';
 import { runDrill, type Stage } from '../../src/drill/drill.ts';
 import { brokenPromises } from '../../src/drill/report.ts';
+import { realClock } from '../../src/net/clock.ts';
 import { staysIn } from '../demo/witness.ts';
 import { type DovecotNode, password, startDovecotNode } from '../lab/dovecot-node.ts';
 import { sendOne } from '../lab/mail.ts';
@@ -48,6 +49,7 @@ describe('the drill on trial', () => {
     const at = { address: home.address };
     const nodes = [home, victim];
     return {
+      clock: realClock,
       accounts: users.map(user => ({ user, password })),
       imap: { ...at, port: home.ports.imap },
       lmtp: { ...at, port: home.ports.lmtp },
