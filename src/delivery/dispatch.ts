@@ -99,6 +99,8 @@ class Sending {
   private readonly carryUntilMs: number;
   private readonly outcomes: Outcome[] = [];
   private toQueue: Work[] = [];
+  /** Ends the wait of those held, at the deadline. */
+  private readonly late = new AbortController();
 
   constructor(options: DispatchOptions, letter: Letter, sending: SendOptions) {
     this.options = options;
@@ -218,7 +220,11 @@ class Sending {
       for (const work of works) flows.push(this.admit(work).then(admitted => arrive(work, admitted)));
     });
     for (const group of byNode(company)) flows.push(this.carryToNode(group.node, group.admitted));
-    await Promise.all(flows);
+    if (company.length === works.length) return settleAll(flows);
+    const { clock } = this.options;
+    const cancel = clock.after(Math.max(0, this.carryUntilMs - clock.now()), () => this.late.abort());
+    await settleAll(flows);
+    cancel();
   }
 
   /** Null: not admitted, or not to the node that this step means; the work's steps have moved on. */
@@ -230,6 +236,7 @@ class Sending {
       activity: 'delivery',
       protocol: 'lmtp',
       client: this.sending.client ?? '',
+      signal: this.late.signal,
       onClose: reason => {
         box.early = reason;
         if (box.admitted === null) return;
@@ -238,10 +245,12 @@ class Sending {
       },
     });
     if (!admission.ok) {
-      const kind = admission.reason === 'none' ? 'no-node' : admission.reason;
+      const { reason } = admission;
+      // Only our own deadline aborts: it was held too long.
+      const kind = reason === 'none' ? 'no-node' : reason === 'aborted' ? 'held' : reason;
       this.blame(work, this.ours({ kind, text: admission.why }, 'node'));
       // A proxy that drains starts nothing new, by any way: the peer keeps the message.
-      if (kind === 'shutdown' || kind === 'aborted') work.steps = [];
+      if (kind === 'shutdown') work.steps = [];
       else work.steps.shift();
       return null;
     }
@@ -376,6 +385,10 @@ class Sending {
       bytes: letter.body.bytes,
     });
   }
+}
+
+async function settleAll(flows: readonly Promise<void>[]): Promise<void> {
+  await Promise.all(flows);
 }
 
 /** True where nobody has it and nobody refused it for good: our own failures. A node's own 4xx is its answer, and stands. */
