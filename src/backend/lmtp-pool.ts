@@ -257,6 +257,7 @@ class Lane {
     this.kept.push(kept);
     client.onBreak = () => {
       this.kept = this.kept.filter(each => each !== kept);
+      if (this.kept.length === 0) this.sweep();
     };
     this.sweep();
   }
