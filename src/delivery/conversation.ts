@@ -63,6 +63,7 @@ export class Conversation extends SMTPConnection {
   #lane: Slot[] = [];
   #onRoom: (() => void) | null = null;
   #onEmpty: (() => void) | null = null;
+  #corked = false;
   #idleCommands = 0;
   #refusals = 0;
 
@@ -176,6 +177,9 @@ export class Conversation extends SMTPConnection {
       return;
     }
     this._server.secureContext.set('*', context);
+    // What stands in the socket's buffer must be out before TLS takes its handle.
+    this._socket.uncork();
+    this.#corked = false;
     super.handler_STARTTLS(command, callback);
   }
 
@@ -345,9 +349,7 @@ export class Conversation extends SMTPConnection {
       );
       return;
     }
-    this._socket.cork();
     for (const reply of replies) this.#answer(reply);
-    this._socket.uncork();
     this.#idleCommands = 0;
     this._unrecognizedCommands = 0;
     this._resetSession();
@@ -383,6 +385,20 @@ export class Conversation extends SMTPConnection {
       this.#onEmpty = null;
       next?.();
     }
+  }
+
+  /** Replies of one turn of the event loop leave together (RFC 2920 §3.2): a write is the dearest thing a small message costs. */
+  override send(code: number, text?: string | string[] | null, context?: string | false): void {
+    if (!this.#corked && !this._upgrading && code !== 421 && code !== 220) {
+      const socket = this._socket;
+      this.#corked = true;
+      socket.cork();
+      setImmediate(() => {
+        this.#corked = false;
+        socket.uncork();
+      });
+    }
+    super.send(code, text, context);
   }
 
   /** Sends the reply as it is: its own enhanced code on each line (RFC 2034 §4), none of the library's. */

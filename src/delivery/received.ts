@@ -39,9 +39,15 @@ export function receivedField(trace: Trace): string {
   return `Received: ${from}\r\n\t${by}${to};\r\n\t${mailDate(atMs)}\r\n`;
 }
 
-/** RFC 5322 §3.3, in UTC. */
+let lastDate = { second: -1, text: '' };
+
+/** RFC 5322 §3.3, in UTC. Remembers the last one: most messages share their second with another. */
 export function mailDate(atMs: number): string {
-  return new Date(atMs).toUTCString().replace('GMT', '+0000');
+  const second = Math.floor(atMs / 1000);
+  if (second !== lastDate.second) {
+    lastDate = { second, text: new Date(atMs).toUTCString().replace('GMT', '+0000') };
+  }
+  return lastDate.text;
 }
 
 /** A domain or an address literal as peers write it; every other character becomes `?`. */
@@ -55,9 +61,12 @@ function addressLiteral(address: string): string {
   return isIPv6(address) ? `[IPv6:${address}]` : `[${safeName(address)}]`;
 }
 
-const received = Buffer.from('received:');
+const received = 'received:';
 const CR = 13;
 const LF = 10;
+const SPACE = 32;
+const TAB = 9;
+const lowerR = 0x72;
 /** Enough of a Received field to hold its `by` clause. */
 const keptBytes = 512;
 
@@ -72,57 +81,46 @@ export class HopCount {
   ownHops = 0;
   readonly #by: string;
   #inHeader = true;
-  #field: number[] = [];
-  #lineBytes = 0;
-  #isReceived = false;
+  #atLineStart = true;
+  /** The field so far, while it may be a Received one; else null. */
+  #field: string | null = null;
 
   constructor(name: string) {
     this.#by = ` by ${safeName(name).toLowerCase()} `;
   }
 
-  /** Takes the next piece; lines end with CRLF. */
+  /** Takes the next piece; no bare CR or LF is in it. */
   feed(piece: Buffer): void {
     for (let at = 0; at < piece.length && this.#inHeader; ) {
+      if (this.#atLineStart) this.#beginLine(piece[at] ?? CR);
       const end = piece.indexOf(LF, at);
       const stop = end === -1 ? piece.length : end + 1;
-      this.#take(piece, at, stop);
+      if (this.#field !== null) this.#keep(this.#field, piece, at, stop);
+      this.#atLineStart = end !== -1;
       at = stop;
-      if (end !== -1) this.#endLine();
     }
   }
 
-  #take(piece: Buffer, from: number, to: number): void {
-    let at = from;
+  #beginLine(first: number): void {
     // A line that begins with white space goes on with the field before it (RFC 5322 §2.2.3).
-    if (this.#lineBytes === 0) {
-      const first = piece[from];
-      if (first !== 0x20 && first !== 0x09) this.#endField();
-    }
-    this.#lineBytes += to - from;
-    for (; at < to && this.#field.length < (this.#isReceived ? keptBytes : received.length); at++) {
-      this.#field.push(piece[at] ?? 0);
-      if (this.#field.length === received.length) this.#begin();
-    }
+    if (first === SPACE || first === TAB) return;
+    this.#endField();
+    this.#inHeader = first !== CR;
+    this.#field = (first | 0x20) === lowerR ? '' : null;
   }
 
-  #begin(): void {
-    this.#isReceived = Buffer.from(this.#field).toString('latin1').toLowerCase() === received.toString();
-    if (this.#isReceived) this.hops++;
-  }
-
-  #endLine(): void {
-    const bytes = this.#lineBytes;
-    this.#lineBytes = 0;
-    const empty = bytes === 2 && this.#field[0] === CR;
-    if (empty) this.#inHeader = false;
+  #keep(field: string, piece: Buffer, from: number, to: number): void {
+    const room = keptBytes - field.length;
+    if (room <= 0) return;
+    const text = field + piece.toString('latin1', from, Math.min(to, from + room)).toLowerCase();
+    const isReceived = text.length < received.length ? received.startsWith(text) : text.startsWith(received);
+    this.#field = isReceived ? text : null;
   }
 
   #endField(): void {
-    if (this.#isReceived) {
-      const text = Buffer.from(this.#field).toString('latin1').toLowerCase().replace(/\s+/g, ' ');
-      if (`${text} `.includes(this.#by)) this.ownHops++;
-    }
-    this.#field = [];
-    this.#isReceived = false;
+    const field = this.#field;
+    if (field === null || field.length < received.length) return;
+    this.hops++;
+    if (`${field.replace(/\s+/g, ' ')} `.includes(this.#by)) this.ownHops++;
   }
 }

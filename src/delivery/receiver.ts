@@ -17,7 +17,7 @@ export const receiverLimits: ReceiverLimits = {
   bareNewline: 'normalise',
   maxRecipients: 1000,
   verifyTimeoutMs: 30_000,
-  deliverTimeoutMs: 300_000,
+  deliverTimeoutMs: 540_000, // RFC 5321 §4.5.3.2.6: the client waits ten minutes
   idleTimeoutMs: 300_000, // RFC 5321 §4.5.3.2.7
   stallTimeoutMs: 180_000, // RFC 5321 §4.5.3.2.5
   bodyTimeoutMs: 3_600_000,

@@ -279,14 +279,14 @@ export class Transaction {
     this.#accepted.splice(behind === -1 ? this.#accepted.length : behind, 0, recipient);
   }
 
-  /** Unique on the shared file system: time, process, message and position, a random part, and our name (design §6). */
+  /** Unique on the shared file system: time, process, position, our id with its random part, and our name (design §6). */
   #maildirName(index: number): string {
     const { clock, name } = this.#tools;
     const wall = clock.wall();
     const seconds = Math.floor(wall / 1000);
     const micros = Math.floor((wall % 1000) * 1000);
     const host = name.replace(/[^A-Za-z0-9.-]/g, '_');
-    return `${seconds}.M${micros}P${process.pid}Q${index}R${clock.token(8)}.${host}`;
+    return `${seconds}.M${micros}P${process.pid}Q${index}R${this.id}.${host}`;
   }
 
   #say(failure: Failure): Reply {
@@ -316,7 +316,7 @@ function newId(clock: Clock): string {
   return `${clock
     .wall()
     .toString(36)
-    .replace(/[^0-9a-z]/g, '')}${clock.token(5)}`;
+    .replace(/[^0-9a-z]/g, '')}${clock.token(6)}`;
 }
 
 function oneLine(reply: Reply): string {
