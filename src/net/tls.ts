@@ -120,10 +120,8 @@ async function fingerprint({ cert, key }: TlsFiles): Promise<string> {
  * Emits `secure` when the handshake is done, `error` when it fails. The handshake has no timer of its own.
  */
 export function wrapServer(socket: Socket, context: SecureContext): TLSSocket {
-  return new TLSSocket(socket, {
-    isServer: true,
-    secureContext: context,
-    requestCert: false,
-    allowHalfOpen: true,
-  } as object);
+  const secure = new TLSSocket(socket, { isServer: true, secureContext: context, requestCert: false });
+  // Without a tls.Server around it, Node tells errors of the TLS layer only here, and would leave the socket open for ever.
+  secure.on('_tlsError', (error: Error) => secure.destroy(error));
+  return secure;
 }
