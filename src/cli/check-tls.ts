@@ -9,17 +9,15 @@ import type { Checked } from './check.ts';
 const dayMs = 86_400_000;
 const warnDays = 21;
 
-export async function checkTls({ tls, listen }: Settings, nowMs: number): Promise<Checked[]> {
+export async function checkTls({ tls, listen, login }: Settings, nowMs: number): Promise<Checked[]> {
   if (tls === null) {
     const open = listen.imap.filter(address => !/^(127\.|\[::1\])/.test(address));
     if (open.length === 0) return [];
-    return [
-      {
-        check: 'tls',
-        result: 'warning',
-        why: `no certificate is set: passwords cross the network in the clear at ${open.join(', ')}`,
-      },
-    ];
+    const why =
+      login.plaintext === 'always'
+        ? `none is set, and login.plaintext is always: passwords cross the network in the clear at ${open.join(', ')}`
+        : `none is set: from other machines nobody can log in at ${open.join(', ')} (login.plaintext is ${login.plaintext})`;
+    return [{ check: 'tls', result: 'warning', why }];
   }
   const check = `tls ${tls.cert}`;
   const failed = (why: string): Checked[] => [{ check, result: 'failed', why }];

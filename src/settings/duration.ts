@@ -2,7 +2,7 @@
  * Durations as operators write them (`800ms`, `1s`, `24h`) to milliseconds and back.
  * A bare number is refused: nobody can tell whether `timeout: 5` is seconds or milliseconds.
  */
-import { accept, type Read, shown, wrong } from './read.ts';
+import { accept, plainText, type Read, shown, wrong } from './read.ts';
 
 const units = [
   ['d', 86_400_000],
@@ -19,7 +19,7 @@ const right = 'write a number with a unit: 800ms, 1s, 5m, 24h or 5d';
 
 /** The value is in milliseconds. */
 export function parseDuration(input: unknown): Read<number> {
-  const match = /^(-?\d{1,12}(?:\.\d{1,6})?) ?([a-zA-Z]*)$/.exec(String(input).trim());
+  const match = /^(-?\d{1,12}(?:\.\d{1,6})?) ?([a-zA-Z]*)$/.exec(plainText(input).trim());
   const [, digits, unit] = match ?? [];
   if (match === null || digits === undefined || digits.startsWith('-')) {
     return wrong(`${shown(input)} is not a duration`, right);

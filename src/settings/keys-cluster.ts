@@ -73,15 +73,14 @@ export const healthKeys = {
     leastMs: 50,
   }),
   timeout: duration({
-    prose:
-      'How long a probe waits for the TCP connection. A refused or failed connection is evidence at once.',
+    prose: 'How long a probe waits for the connection. A refused or failed connection is evidence at once.',
     fallback: '800ms',
     example: '2s',
     leastMs: 10,
   }),
   greetingTimeout: duration({
     prose:
-      "How long a probe waits for the greeting. Longer than the shared file system's own failover, during which every node is slow: silence is not death.",
+      "A node that takes connections but greets nobody for so long is down. Longer than the shared file system's own failover, during which every node is slow: silence is not death.",
     fallback: '30s',
     example: '60s',
     leastMs: 50,

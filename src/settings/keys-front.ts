@@ -1,7 +1,7 @@
 /**
  * The settings of what clients meet: listeners and limits.
  */
-import { addresses, count, duration, emptyYet, leaf, size } from './leaf.ts';
+import { addresses, choice, count, duration, emptyYet, leaf, size } from './leaf.ts';
 import { accept, notYet, shown, wrong } from './read.ts';
 
 export const listenKeys = {
@@ -59,13 +59,19 @@ export const limitsKeys = {
     example: '30s',
     leastMs: 100,
   }),
-  preAuthBytes: size({
-    prose: 'All that a client may send before it has logged in.',
-    fallback: '64KiB',
-    example: '32KiB',
+  commands: count({
+    prose: 'Commands before login.',
+    fallback: 100,
+    example: 20,
+    least: 3,
+    most: 10_000,
+  }),
+  command: size({
+    prose: 'One command before login, with all its lines and literals.',
+    fallback: '32KiB',
+    example: '64KiB',
     leastBytes: 1024,
   }),
-  commands: count({ prose: 'Commands before login.', fallback: 50, example: 20, least: 3, most: 10_000 }),
   line: size({
     prose: 'One command line before login.',
     fallback: '8KiB',
@@ -74,8 +80,8 @@ export const limitsKeys = {
   }),
   literal: size({
     prose: 'One IMAP literal before login.',
-    fallback: '16KiB',
-    example: '32KiB',
+    fallback: '4KiB',
+    example: '16KiB',
     leastBytes: 64,
   }),
   connections: count({
@@ -104,5 +110,22 @@ export const limitsKeys = {
     example: 100,
     least: 1,
     most: 100_000,
+  }),
+  hops: count({
+    prose: 'Received lines of one message; more are taken for a mail loop.',
+    fallback: 50,
+    example: 30,
+    least: 5,
+    most: 1000,
+  }),
+};
+
+export const loginKeys = {
+  plaintext: choice({
+    prose:
+      'Where passwords may come without TLS: `loopback` is from this machine only, `tls` nowhere, `always` from everywhere (a private network, or TLS ends in front of Homing).',
+    fallback: 'loopback',
+    example: 'always',
+    words: ['loopback', 'tls', 'always'],
   }),
 };

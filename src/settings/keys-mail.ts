@@ -13,8 +13,9 @@ import {
 import { choice, duration, leaf, path, section, text, texts } from './leaf.ts';
 import { accept, type Read, readChoices, refuse, within, wrong } from './read.ts';
 
-const ways = ['direct', 'queue'] as const;
-const laterWays = ['next', 'exec'] as const;
+const ways = ['direct', 'queue', 'next'] as const;
+const laterWays = ['exec'] as const;
+const defaultWays = { smtp: ['direct', 'queue'], lmtp: ['direct'] } as const;
 export type Way = (typeof ways)[number];
 export interface WhenHomeDown {
   readonly smtp: readonly Way[];
@@ -24,7 +25,7 @@ export interface WhenHomeDown {
 }
 
 const whenHomeDown = leaf<WhenHomeDown>(
-  'list of: direct, queue; or a group of two lists: smtp, lmtp',
+  'list of: direct, queue, next; or a group of two lists: smtp, lmtp',
   {
     prose:
       "What happens to a message whose node can't take it, tried in this order: `direct` writes it into the user's spool here, `queue` keeps it durably and tries again. " +
@@ -37,12 +38,12 @@ const whenHomeDown = leaf<WhenHomeDown>(
 );
 
 function readWhenHomeDown(v: unknown): Read<WhenHomeDown> {
-  if (v === null) return accept({ smtp: ways, lmtp: ['direct'], given: false });
+  if (v === null) return accept({ ...defaultWays, given: false });
   if (Array.isArray(v) || typeof v !== 'object') {
     const both = readChoices(v, ways, laterWays);
     return both.ok ? accept({ smtp: both.value, lmtp: both.value, given: true }) : both;
   }
-  const { smtp = ways, lmtp = ['direct'], ...others } = v as Record<string, unknown>;
+  const { smtp = defaultWays.smtp, lmtp = defaultWays.lmtp, ...others } = v as Record<string, unknown>;
   const [other] = Object.keys(others);
   if (other !== undefined) return wrong(`${other} is not known here`, 'smtp and lmtp');
   const bySmtp = readChoices(smtp, ways, laterWays);
@@ -90,6 +91,13 @@ export const usersKeys = {
 
 export const deliveryKeys = {
   whenHomeDown,
+  bareNewlines: choice({
+    prose:
+      'Messages with a CR or LF that stands alone, which readers disagree about (smuggling): `normalise` makes it CRLF, `refuse` answers 5xx.',
+    fallback: 'normalise',
+    example: 'refuse',
+    words: ['normalise', 'refuse'],
+  }),
   multiHome: choice({
     prose: 'Messages whose recipients live on several nodes: `split` delivers to all of them.',
     fallback: 'split',

@@ -27,6 +27,10 @@ export const wrong = (why: string, right: string): Refused => refuse([{ why, rig
 export const shown = (v: unknown): string =>
   v === undefined || v === null ? 'an empty value' : JSON.stringify(v);
 
+/** A text or number as its text; anything else as '': a group may have a key called toString, so it is never turned into text. */
+export const plainText = (v: unknown): string =>
+  typeof v === 'string' || typeof v === 'number' ? String(v) : '';
+
 /** The same faults, one level further up. */
 export const within = (at: number | string, { faults }: Refused): Refused =>
   refuse(faults.map(fault => ({ ...fault, at: [at, ...(fault.at ?? [])] })));
@@ -53,7 +57,7 @@ export function readChoice<T extends string>(
   if (found !== undefined) return accept(found);
   const allowed = words.length === 1 ? `the only value now is ${words[0]}` : `one of: ${words.join(', ')}`;
   if (later.some(word => word === input)) return wrong(`${shown(input)} is ${notYet}`, allowed);
-  return wrong(`${shown(input)} is not known`, `${didYouMean(String(input), words)}${allowed}`);
+  return wrong(`${shown(input)} is not known`, `${didYouMean(plainText(input), words)}${allowed}`);
 }
 
 /** A list of a few words, each once. */

@@ -6,7 +6,7 @@
 import { z } from 'zod';
 import { checkAccount, checkName } from './checks.ts';
 import { failoverKeys, healthKeys, nodeKeys, stateKeys } from './keys-cluster.ts';
-import { limitsKeys, listenKeys, processes } from './keys-front.ts';
+import { limitsKeys, listenKeys, loginKeys, processes } from './keys-front.ts';
 import { deliveryKeys, queueKeys, spoolKeys, usersKeys } from './keys-mail.ts';
 import {
   choice,
@@ -52,6 +52,7 @@ export const topKeys = {
     { prose: 'Where Homing listens: each a list of "address:port". An IPv6 address stands in brackets.' },
     listenKeys,
   ),
+  login: section({ prose: 'How clients log in.' }, loginKeys),
   processes,
   runAs: optionalText({
     prose:

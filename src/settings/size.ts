@@ -1,7 +1,7 @@
 /**
  * Sizes as operators write them (`64KiB`, `50MiB`, `1GB`) to bytes and back. KiB is 1024, KB is 1000: both mean what they say.
  */
-import { accept, type Read, shown, wrong } from './read.ts';
+import { accept, plainText, type Read, shown, wrong } from './read.ts';
 
 const units = [
   ['TiB', 1024 ** 4],
@@ -20,7 +20,7 @@ const known = 'the units are B, KiB, MiB, GiB, TiB (and KB, MB, GB, TB)';
 
 /** The value is in bytes, a whole number. */
 export function parseSize(input: unknown): Read<number> {
-  const match = /^(\d{1,16}(?:\.\d{1,6})?) ?([a-zA-Z]*)$/.exec(String(input).trim());
+  const match = /^(\d{1,16}(?:\.\d{1,6})?) ?([a-zA-Z]*)$/.exec(plainText(input).trim());
   const [, digits, unit] = match ?? [];
   if (match === null || digits === undefined || unit === undefined) {
     return wrong(`${shown(input)} is not a size`, right);

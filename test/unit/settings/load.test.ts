@@ -133,7 +133,7 @@ describe('what is not built yet is refused by name', () => {
     ['failover: { failback: manual }', 'failover.failback'],
     ['delivery: { multiHome: pin-first }', 'delivery.multiHome'],
     ['delivery: { sieve: exec }', 'delivery.sieve'],
-    ['delivery: { whenHomeDown: [next] }', 'delivery.whenHomeDown[0]'],
+    ['delivery: { whenHomeDown: [exec] }', 'delivery.whenHomeDown[0]'],
     ['spool: { format: mbox, path: "/m/{user}", mark: /m/.h, user: vmail }', 'spool.format'],
     ['queue: { mode: write-cache }', 'queue.mode'],
     ['state: { store: redis }', 'state.store'],
@@ -347,6 +347,55 @@ describe('mistakes are told with file, line, column, key and what would be right
             assert.ok(e.line >= 1 && e.line <= rows && e.column >= 1, formatError(e));
       }),
       { numRuns: 500 },
+    );
+  });
+});
+
+describe('hostile values', () => {
+  const keys = [
+    'cluster',
+    'include',
+    'nodes',
+    'self',
+    'listen',
+    'login',
+    'processes',
+    'runAs',
+    'tls',
+    'users',
+    'placement',
+    'maps',
+    'health',
+  ].concat(['failover', 'move', 'delivery', 'spool', 'queue', 'state', 'trust', 'limits', 'shutdown', 'log']);
+
+  test('any value of any key is refused or taken, without an exception', () => {
+    fc.assert(
+      fc.property(fc.constantFrom(...keys), fc.jsonValue(), (key, value) => {
+        parseSettings(JSON.stringify({ [key]: value }), 'h.yaml');
+      }),
+      { numRuns: 300 },
+    );
+  });
+
+  test('any value of any key of a group, too', () => {
+    const text = settingsReference();
+    const paths = [...text.matchAll(/^#+ `([a-zA-Z.]+)`$/gm)].map(m => (m[1] ?? '').split('.'));
+    assert.ok(paths.length > 60);
+    const odd = fc.oneof(
+      fc.jsonValue(),
+      fc.constantFrom({ toString: 1 }, { length: -1 }, [[]], [{}], -1, 1e300, '{node}', '{', '\u202e'),
+    );
+    fc.assert(
+      fc.property(fc.constantFrom(...paths), odd, (path, value) => {
+        const nested = path.reduceRight<unknown>((inner, key) => ({ [key]: inner }), value) as object;
+        const whole = {
+          nodes: [{ name: 'a', address: '10.0.0.1' }],
+          users: { defaultDomain: 'x.org' },
+          ...nested,
+        };
+        parseSettings(JSON.stringify(whole), 'h.yaml');
+      }),
+      { numRuns: 1000 },
     );
   });
 });

@@ -69,7 +69,12 @@ describe('durations', () => {
   });
 
   test('any input at all gets an answer, not an exception', () => {
-    fc.assert(fc.property(fc.anything(), input => typeof parseDuration(String(input)).ok === 'boolean'));
+    fc.assert(
+      fc.property(
+        fc.anything(),
+        input => typeof parseDuration(input).ok === 'boolean' && typeof parseSize(input).ok === 'boolean',
+      ),
+    );
   });
 });
 
