@@ -14,6 +14,13 @@ export interface ActiveEntry {
   readonly node: NodeName;
   /** `closing`: its holder was told. `lingering`: its holder is done, but the node's end was not seen. `gone`: out of here. */
   phase: 'live' | 'closing' | 'lingering' | 'gone';
+  /** Unix ms, for listings alone. */
+  readonly sinceMs: number;
+}
+
+export interface ActiveCounts {
+  readonly sessions: number;
+  readonly deliveries: number;
 }
 
 export interface ActiveUser {
@@ -35,6 +42,7 @@ export class Actives {
   private users = new Map<User, MutableUser>();
   private nodes = new Map<NodeName, Map<User, MutableUser>>();
   private entryCount = 0;
+  private counts = new Map<NodeName, { session: number; delivery: number }>();
 
   get userCount(): number {
     return this.users.size;
@@ -48,11 +56,26 @@ export class Actives {
     return this.nodes.get(node)?.size ?? 0;
   }
 
+  countsOn(node: NodeName): ActiveCounts {
+    const { session: sessions, delivery: deliveries } = this.counts.get(node) ?? { session: 0, delivery: 0 };
+    return { sessions, deliveries };
+  }
+
+  /** In the order in which users came; at most `limit`. */
+  list(limit: number): ActiveEntry[] {
+    const entries: ActiveEntry[] = [];
+    for (const entry of entriesOf(this.users)) {
+      if (entries.length >= limit) break;
+      entries.push(entry);
+    }
+    return entries;
+  }
+
   of(user: User): ActiveUser | null {
     return this.users.get(user) ?? null;
   }
 
-  add(wish: AdmissionWish, node: NodeName): ActiveEntry {
+  add(wish: AdmissionWish, node: NodeName, sinceMs = 0): ActiveEntry {
     const { user } = wish;
     let active = this.users.get(user);
     if (active !== undefined && active.node !== node)
@@ -64,9 +87,10 @@ export class Actives {
       onNode.set(user, active);
       this.nodes.set(node, onNode);
     }
-    const entry: ActiveEntry = { wish, user, node, phase: 'live' };
+    const entry: ActiveEntry = { wish, user, node, phase: 'live', sinceMs };
     active.entries.add(entry);
     this.entryCount += 1;
+    this.count(entry, 1);
     return entry;
   }
 
@@ -77,6 +101,7 @@ export class Actives {
     const active = this.users.get(entry.user);
     if (active?.entries.delete(entry) !== true) return;
     this.entryCount -= 1;
+    this.count(entry, -1);
     if (active.entries.size > 0) return;
     this.users.delete(entry.user);
     const onNode = this.nodes.get(active.node);
@@ -90,7 +115,14 @@ export class Actives {
     this.users = new Map();
     this.nodes = new Map();
     this.entryCount = 0;
+    this.counts = new Map();
     return entriesOf(before);
+  }
+
+  private count({ node, wish }: ActiveEntry, step: 1 | -1): void {
+    const counts = this.counts.get(node) ?? { session: 0, delivery: 0 };
+    counts[wish.activity] += step;
+    this.counts.set(node, counts);
   }
 
   /**

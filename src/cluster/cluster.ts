@@ -22,6 +22,7 @@ import {
 import { change } from '../core/change.ts';
 import { type PinKey, pinIndex, rangesOf, tallyPins } from '../core/pins.ts';
 import { placerOf } from '../core/place.ts';
+import type { ActivityRow } from '../core/status.ts';
 import type { Timers } from '../core/timers.ts';
 import type { ClusterNode, NodeName, Place, Protocol, User } from '../core/types.ts';
 import { buildMap, type UserMap } from '../core/user-map.ts';
@@ -29,7 +30,7 @@ import type { View } from '../core/view.ts';
 import type { Clock } from '../net/clock.ts';
 import type { Log } from '../observe/log.ts';
 import { type MemberIdentity, pinsPerChunk, type Refused, type Store } from '../storage/store.ts';
-import { type ActiveEntry, Actives, inSlices } from './actives.ts';
+import { type ActiveCounts, type ActiveEntry, Actives, inSlices } from './actives.ts';
 import type { Admission, AdmissionWish, Admitting, CloseReason, Entry, Evidence } from './admission.ts';
 import { LetGo } from './let-go.ts';
 import { spread } from './spread.ts';
@@ -76,6 +77,9 @@ export interface Member extends Admitting {
   /** One clock reading against the lease: what every read callback asks before it relays. */
   inLease(): boolean;
   status(): MemberStatus;
+  countsOn(node: NodeName): ActiveCounts;
+  /** Of one user or all, at most `limit`. */
+  activities(options: { readonly user: User | null; readonly limit: number }): ActivityRow[];
   /** Closes what the user has here; answers how many entries were told. */
   kick(user: User, reason?: CloseReason): number;
   /** From now on nobody is admitted; who waits is refused. Entries go on. */
@@ -179,7 +183,7 @@ class ClusterMember implements Member {
   }
 
   private register(wish: AdmissionWish, node: ClusterNode, place: Place): Entry {
-    const active = this.actives.add(wish, node.name);
+    const active = this.actives.add(wish, node.name, this.clock.wall());
     return {
       user: wish.user,
       node,
@@ -237,6 +241,18 @@ class ClusterMember implements Member {
 
   report(node: string, protocol: Protocol, evidence: Evidence): void {
     this.options.onEvidence?.(node, protocol, evidence);
+  }
+
+  countsOn(node: NodeName): ActiveCounts {
+    return this.actives.countsOn(node);
+  }
+
+  activities({ user, limit }: { readonly user: User | null; readonly limit: number }): ActivityRow[] {
+    const entries =
+      user === null ? this.actives.list(limit) : [...(this.actives.of(user)?.entries ?? [])].slice(0, limit);
+    return entries.map(({ user: name, node, wish, sinceMs }) => {
+      return { user: name, protocol: wish.protocol, node, client: wish.client, sinceMs };
+    });
   }
 
   kick(user: User, reason: CloseReason = 'kicked'): number {

@@ -2,6 +2,7 @@
  * The process's logger: pino lines an operator can grep, one destination, reopened on SIGHUP.
  * Must never print a password or a SASL response: callers pass names, never credentials, and `redact` is the belt.
  */
+import { chownSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { type DestinationStream, type Logger, pino } from 'pino';
 
@@ -13,6 +14,8 @@ export interface LogOptions {
   readonly file: string;
   /** Which process: `parent`, `serving`, `writer`. */
   readonly role: string;
+  /** Who else must be able to write the file: it is given to this account at each opening. Root's to say. */
+  readonly owner?: { readonly uid: number; readonly gid: number };
 }
 
 export interface LogWriter {
@@ -36,9 +39,14 @@ const secretPaths = [
   '*.credentials',
 ];
 
-export function openLog({ level, file, role }: LogOptions): LogWriter {
+export function openLog({ level, file, role, owner }: LogOptions): LogWriter {
   // Unbuffered on standard output so that lines of several processes never interleave within a line.
   const destination = pino.destination({ dest: file === '-' ? 1 : file, sync: true, mkdir: file !== '-' });
+  // Later processes open it as that account: the parent opens it first, also after a rotation.
+  const give = () => {
+    if (file !== '-' && owner !== undefined) chownSync(file, owner.uid, owner.gid);
+  };
+  give();
   const log = pino(
     {
       level,
@@ -51,7 +59,9 @@ export function openLog({ level, file, role }: LogOptions): LogWriter {
   return {
     log,
     reopen: () => {
-      if (file !== '-') destination.reopen();
+      if (file === '-') return;
+      destination.reopen();
+      give();
     },
     flush: () => destination.flushSync(),
   };
