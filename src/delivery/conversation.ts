@@ -9,15 +9,15 @@
  * twice or not at all for an accepted recipient, or wait without a deadline. Leans on private members of the library, each held by
  * test/unit/delivery/library.test.ts.
  */
-import { isUtf8 } from 'node:buffer';
 import type { Socket } from 'node:net';
 import type { SecureContext } from 'node:tls';
 import type { SMTPServer } from 'smtp-server';
 import { SMTPConnection, type SMTPConnectionOptions } from 'smtp-server/lib/smtp-connection.js';
 import { closingReply, type Failure, lmtpReply, smtpReply } from '../core/failure.ts';
 import type { Reply } from '../core/types.ts';
-import { type Parsed, type Path, parsePath } from '../wire/address.ts';
 import { CommandStream, swallow } from './command-stream.ts';
+import { type EnvelopeRules, readMail, readRcpt } from './envelope-command.ts';
+import { ReplyLane } from './reply-lane.ts';
 import { type Peer, Transaction, type TransactionTools } from './transaction.ts';
 
 export interface ConversationLimits {
@@ -49,20 +49,13 @@ export interface ConversationTools {
 /** RCPT replies in flight for one client. */
 const laneLimit = 100;
 
-interface Slot {
-  reply: Reply | null;
-}
-
 export class Conversation extends SMTPConnection {
   /** Monotonic, ms; the receiver's sweep calls `expire` once it is past. */
   deadlineAtMs: number;
   readonly #tools: ConversationTools;
   #transaction: Transaction | null = null;
   #settling = false;
-  /** RCPTs in the client's order, the unanswered and those behind them. */
-  #lane: Slot[] = [];
-  #onRoom: (() => void) | null = null;
-  #onEmpty: (() => void) | null = null;
+  readonly #lane = new ReplyLane(laneLimit, reply => this.#answerRcpt(reply));
   #corked = false;
   #idleCommands = 0;
   #refusals = 0;
@@ -120,6 +113,7 @@ export class Conversation extends SMTPConnection {
   override _onClose(): void {
     const first = !this._closed;
     super._onClose();
+    this.#lane.drop();
     this.#drop();
     if (first) this.#tools.onClosed(this);
   }
@@ -130,8 +124,8 @@ export class Conversation extends SMTPConnection {
     if (this._closing || this._closed) return;
     const verb = command.toString('latin1', 0, 5).toUpperCase();
     const isRcpt = verb === 'RCPT ';
-    if (this.#lane.length > 0 && !isRcpt) {
-      this.#onEmpty = () => this._onCommand(command, callback);
+    if (!this.#lane.isEmpty && !isRcpt) {
+      this.#lane.whenEmpty(() => this._onCommand(command, callback));
       return;
     }
     if (this.#tools.draining() && this.#transaction === null && !this._upgrading) {
@@ -184,29 +178,28 @@ export class Conversation extends SMTPConnection {
   }
 
   override handler_MAIL(command: Buffer, callback: () => void): void {
-    this.#answer(this.#mail(command));
+    if (this.#transaction !== null) this.#answer({ code: 503, enhanced: '5.5.1', lines: ['Nested MAIL'] });
+    else {
+      const mail = readMail(command, this.#rules());
+      if (mail.ok) {
+        const peer = this.#peer(mail.value.smtpUtf8);
+        this.#transaction = new Transaction(this.#tools.transaction, peer, mail.value);
+      }
+      this.#answer(mail.ok ? { code: 250, enhanced: '2.1.0', lines: ['OK'] } : mail.reply);
+    }
     callback();
   }
 
   override handler_RCPT(command: Buffer, callback: () => void): void {
     const transaction = this.#transaction;
-    const path = pathOf(command, 'to');
-    let refusal: Reply | null = null;
-    if (transaction === null) refusal = noMail;
-    else if (!path.ok)
-      refusal = { code: 501, enhanced: '5.1.3', lines: [`Bad recipient address: ${path.why}`] };
-    else refusal = this.#badRcptParams(path.value);
-    const slot: Slot = { reply: refusal };
-    this.#lane.push(slot);
-    if (refusal === null && transaction !== null && path.ok && path.value.mailbox !== null) {
-      transaction.rcpt(path.value.mailbox).then(
-        reply => this.#settleSlot(slot, reply),
-        error => this.#settleSlot(slot, this.#bug(error)),
+    const rcpt = readRcpt(command, this.#rules());
+    if (transaction === null) this.#lane.add(noMail, callback);
+    else if (!rcpt.ok) this.#lane.add(rcpt.reply, callback);
+    else
+      this.#lane.add(
+        transaction.rcpt(rcpt.value).catch(error => this.#bug(error)),
+        callback,
       );
-    }
-    this.#flushLane();
-    if (this.#lane.length < laneLimit) callback();
-    else this.#onRoom = callback;
   }
 
   override handler_DATA(command: Buffer, callback: () => void): void {
@@ -247,56 +240,6 @@ export class Conversation extends SMTPConnection {
     this.#answer({ code: 502, enhanced: '5.5.1', lines: ['BDAT is not offered'] });
     if (Number(bytes) > 0) parser.divert(swallow(Number(bytes)));
     callback();
-  }
-
-  #mail(command: Buffer): Reply {
-    if (this.#transaction !== null) return { code: 503, enhanced: '5.5.1', lines: ['Nested MAIL'] };
-    const path = pathOf(command, 'from');
-    if (!path.ok) return { code: 501, enhanced: '5.1.7', lines: [`Bad sender address: ${path.why}`] };
-    const { mailbox, params } = path.value;
-    const refusal = this.#badMailParams(params);
-    if (refusal !== null) return refusal;
-    const smtpUtf8 = params.has('SMTPUTF8');
-    if (mailbox?.utf8 === true && !smtpUtf8) return this.#say({ kind: 'no-utf8-route' });
-    const eightBit = params.get('BODY')?.toUpperCase() === '8BITMIME';
-    const from = mailbox?.address ?? '';
-    this.#transaction = new Transaction(this.#tools.transaction, this.#peer(smtpUtf8), {
-      from,
-      eightBit,
-      smtpUtf8,
-    });
-    return { code: 250, enhanced: '2.1.0', lines: ['OK'] };
-  }
-
-  #badMailParams(params: ReadonlyMap<string, string>): Reply | null {
-    for (const [key, value] of params) {
-      switch (key) {
-        case 'SIZE': // RFC 1870 §6
-          if (!/^\d{1,20}$/.test(value)) return { code: 501, enhanced: '5.5.4', lines: ['Bad SIZE'] };
-          if (Number(value) > this.#tools.transaction.limits.maxBytes) return this.#say({ kind: 'too-big' });
-          break;
-        case 'BODY': // RFC 6152 §2
-          if (!/^(?:7BIT|8BITMIME)$/i.test(value))
-            return { code: 501, enhanced: '5.5.4', lines: ['Bad BODY'] };
-          break;
-        case 'SMTPUTF8': // RFC 6531 §3.4
-          if (!this.#tools.smtpUtf8) return unknownParam(key);
-          if (value !== '') return { code: 501, enhanced: '5.5.4', lines: ['SMTPUTF8 takes no value'] };
-          break;
-        case 'AUTH': // RFC 4954 §5: some send it unasked; it says nothing that we believe.
-          break;
-        default:
-          return unknownParam(key);
-      }
-    }
-    return null;
-  }
-
-  #badRcptParams({ mailbox, params }: Path): Reply | null {
-    const [first] = params.keys();
-    if (first !== undefined) return unknownParam(first);
-    if (mailbox === null) return { code: 501, enhanced: '5.1.3', lines: ['Bad recipient address'] };
-    return mailbox.utf8 && !this.#tools.smtpUtf8 ? this.#say({ kind: 'no-utf8-route' }) : null;
   }
 
   #readBody(parser: CommandStream, transaction: Transaction): void {
@@ -357,34 +300,13 @@ export class Conversation extends SMTPConnection {
     if (draining()) this.#bye({ kind: 'shutdown' });
   }
 
-  #settleSlot(slot: Slot, reply: Reply): void {
-    slot.reply = reply;
-    this.#flushLane();
-  }
-
-  /** Answers what is ready at the head. Room lets the next RCPT in, emptiness any other command. */
-  #flushLane(): void {
-    const before = this.#lane.length;
-    while (this.#lane[0] !== undefined && this.#lane[0].reply !== null) {
-      const reply = this.#lane.shift()?.reply ?? noMail;
-      if (reply.code >= 500 && ++this.#refusals > this.#tools.limits.maxRefusals && this.#isSmtp()) {
-        this.#lane = [];
-        this.#answer({ code: 421, enhanced: '4.7.0', lines: ['Too many refused recipients'] });
-        return;
-      }
-      this.#answer(reply);
-    }
-    if (this.#lane.length < before) this.deadlineAtMs = this.#now() + this.#tools.limits.idleTimeoutMs;
-    if (this.#lane.length < laneLimit) {
-      const next = this.#onRoom;
-      this.#onRoom = null;
-      next?.();
-    }
-    if (this.#lane.length === 0) {
-      const next = this.#onEmpty;
-      this.#onEmpty = null;
-      next?.();
-    }
+  #answerRcpt(reply: Reply): void {
+    const { limits } = this.#tools;
+    this.deadlineAtMs = this.#now() + limits.idleTimeoutMs;
+    if (reply.code >= 500 && ++this.#refusals > limits.maxRefusals && this.#isSmtp()) {
+      this.#lane.drop();
+      this.#answer({ code: 421, enhanced: '4.7.0', lines: ['Too many refused recipients'] });
+    } else this.#answer(reply);
   }
 
   /** Replies of one turn of the event loop leave together (RFC 2920 §3.2): a write is the dearest thing a small message costs. */
@@ -433,6 +355,11 @@ export class Conversation extends SMTPConnection {
     return this.secure ? 'ESMTPS' : 'ESMTP';
   }
 
+  #rules(): EnvelopeRules {
+    const { transaction, smtpUtf8 } = this.#tools;
+    return { kind: transaction.kind, maxBytes: transaction.limits.maxBytes, smtpUtf8 };
+  }
+
   #isSmtp(): boolean {
     return this.#tools.transaction.kind === 'smtp';
   }
@@ -452,14 +379,3 @@ export class Conversation extends SMTPConnection {
 }
 
 const noMail: Reply = { code: 503, enhanced: '5.5.1', lines: ['Need MAIL'] };
-
-function unknownParam(key: string): Reply {
-  return { code: 555, enhanced: '5.5.4', lines: [`Parameter ${key} is not supported`] };
-}
-
-/** `MAIL FROM:<…>`, `RCPT TO:<…>`: the library hands over the line as it came. */
-function pathOf(command: Buffer, side: 'from' | 'to'): Parsed<Path> {
-  if (!isUtf8(command)) return { ok: false, why: 'not UTF-8' };
-  const rest = (side === 'from' ? /^MAIL FROM:(.*)$/is : /^RCPT TO:(.*)$/is).exec(command.toString())?.[1];
-  return rest === undefined ? { ok: false, why: 'syntax' } : parsePath(rest, side);
-}

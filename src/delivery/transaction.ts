@@ -124,6 +124,7 @@ export class Transaction {
     } else reply = this.#say({ kind: 'bad-address', text: found.why });
     if (reply.code >= 300) {
       this.#taken--;
+      if (this.#taken === 0) this.#firstPlace = null;
       const { client } = this.#peer;
       log.info(
         { id: this.id, client, from: this.#from(), to: mailbox.address, reply: oneLine(reply) },
@@ -168,6 +169,9 @@ export class Transaction {
     };
     try {
       return await this.#deliver(letter);
+    } catch (error) {
+      this.#tools.log.error({ id: this.id, error }, 'a delivery broke');
+      return this.#forAll(this.#say({ kind: 'internal' }));
     } finally {
       await finished.body.dispose();
     }
@@ -184,9 +188,10 @@ export class Transaction {
   async #deliver(letter: Letter): Promise<readonly Reply[]> {
     const { dispatch, kind, clock, limits, whenHomeDown } = this.#tools;
     const deadlineAtMs = clock.now() + limits.deliverTimeoutMs;
-    const recipients = this.#accepted;
     const { client } = this.#peer;
-    const outcomes = await dispatch.send(letter, recipients, { whenHomeDown, deadlineAtMs, client });
+    const sent = await dispatch.send(letter, this.#accepted, { whenHomeDown, deadlineAtMs, client });
+    // One for each recipient, whatever comes back: a reply too few and the peer loses step.
+    const outcomes = this.#accepted.map((_, position) => sent[position] ?? unknownOutcome);
     return kind === 'lmtp' ? settleLmtp(outcomes) : [await this.#settleSmtp(letter, outcomes, deadlineAtMs)];
   }
 
@@ -303,6 +308,14 @@ export class Transaction {
 }
 
 const acceptedReply: Reply = { code: 250, enhanced: '2.1.5', lines: ['OK'] };
+
+const unknownOutcome: Outcome = {
+  kind: 'in-doubt',
+  courier: 'node',
+  node: null,
+  reply: lmtpReply({ kind: 'in-doubt' }),
+  failure: { kind: 'in-doubt' },
+};
 
 /** RFC 3463 X.4.X: network and routing, so nobody said anything about the user. 421: it takes no work now. */
 function saysUnreached(reply: Reply): boolean {

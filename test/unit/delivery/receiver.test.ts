@@ -221,6 +221,27 @@ describe('LMTP', () => {
     });
   });
 
+  test('a dispatch that breaks, or forgets someone, still leaves one reply for each recipient', async () => {
+    const mangles: readonly Rules['mangle'][] = [
+      () => {
+        throw new Error('bug');
+      },
+      () => [],
+      all => all.slice(0, 1),
+    ];
+    for (const mangle of mangles) {
+      await inWorld({ ...(mangle === undefined ? {} : { mangle }) }, async world => {
+        const client = await greeted(world.port);
+        client.write('MAIL FROM:<>\r\nRCPT TO:<a@example.org>\r\nRCPT TO:<b@example.org>\r\nDATA\r\n');
+        await client.replies(4);
+        client.write(`${message}.\r\nQUIT\r\n`);
+        const replies = await client.replies(3);
+        assert.match(replies[1] ?? '', /^451 /);
+        assert.match(replies[2] ?? '', /^221 /);
+      });
+    }
+  });
+
   test('BDAT is not offered: refused, and its chunk never read as commands', async () => {
     await inWorld({}, async world => {
       const client = await greeted(world.port);

@@ -38,6 +38,8 @@ export interface World {
 export interface Rules extends Partial<Omit<ReceiverOptions, 'dispatch'>> {
   readonly outcome?: (recipient: Recipient, letter: Letter) => Outcome | Promise<Outcome>;
   readonly place?: (user: string) => Place;
+  /** What dispatch makes of the outcomes: a broken one loses some. */
+  readonly mangle?: (outcomes: readonly Outcome[]) => readonly Outcome[];
 }
 
 export const yes: Reply = { code: 250, enhanced: '2.1.5', lines: ['OK'] };
@@ -71,7 +73,7 @@ export async function openWorld(rules: Rules = {}): Promise<World> {
   const asked: World['asked'] = [];
   const logged: World['logged'] = [];
   const log = pino({ level: 'debug' }, { write: line => void logged.push(JSON.parse(line)) });
-  const { outcome = () => delivered, place = () => atHome('mail1'), ...options } = rules;
+  const { outcome = () => delivered, place = () => atHome('mail1'), mangle = all => all, ...options } = rules;
   const receiver = createReceiver({
     kind: 'lmtp',
     name: 'homing.test',
@@ -110,7 +112,7 @@ export async function openWorld(rules: Rules = {}): Promise<World> {
           recipients,
           options: sending,
         });
-        return Promise.all(recipients.map(recipient => outcome(recipient, letter)));
+        return mangle(await Promise.all(recipients.map(recipient => outcome(recipient, letter))));
       },
     },
   });
