@@ -139,7 +139,12 @@ class Serving {
       name: hostname(),
       whenHomeDown: delivery.whenHomeDown,
       multiHome: delivery.multiHome,
-      limits: { maxBytes: limits.message, maxRecipients: limits.recipients, maxHops: limits.hops },
+      limits: {
+        maxBytes: limits.message,
+        maxRecipients: limits.recipients,
+        maxHops: limits.hops,
+        bareNewline: delivery.bareNewlines,
+      },
       tls,
       schedule: {
         firstMs: queue.backoff.first,
@@ -168,6 +173,7 @@ class Serving {
       limits: {
         maxSessions: limits.connections,
         preAuthMs: limits.preAuth,
+        plaintextAuth: settings.login.plaintext,
         commands: limits.commands,
         command: {
           lineBytes: limits.line,

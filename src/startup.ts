@@ -104,7 +104,7 @@ function makeFolders(
 ): { readonly ok: true; readonly folders: Folders } | { readonly ok: false; readonly why: string } {
   const folders: Folders = {
     state: state.path,
-    queue: queue.path,
+    queue: join(queue.path, 'messages'),
     run: join(queue.path, 'run'),
     bodies: join(queue.path, 'bodies'),
   };
@@ -113,7 +113,7 @@ function makeFolders(
     for (const folder of [folders.state, folders.queue])
       mkdirSync(dirname(folder), { recursive: true, mode: 0o755 });
     mkdirSync(folders.state, { recursive: true, mode: 0o700 });
-    for (const folder of [folders.queue, folders.bodies, folders.run]) {
+    for (const folder of [queue.path, folders.queue, folders.bodies, folders.run]) {
       mkdirSync(folder, { recursive: true, mode: 0o700 });
       if (owner !== null) chownSync(folder, owner.uid, owner.gid);
     }
