@@ -44,7 +44,7 @@ const namesLimit = 100_000;
 
 export function createDirect(options: DirectOptions): Direct {
   const { clock, log, onHung } = options;
-  const { requestTimeoutMs = 20_000, verifyTimeoutMs = 5000, requestsLimit = 64 } = options;
+  const { requestTimeoutMs = 20_000, verifyTimeoutMs = 5000, requestsLimit = 128 } = options;
   const startedAtWallMs = clock.wall();
   const tried = createRecentNames({ now: clock.now, spanMs: freshMs, limit: namesLimit });
   const client = createWriterClient({

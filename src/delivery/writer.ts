@@ -20,7 +20,7 @@ import { parseSpoolTemplate, type SpoolTemplate } from '../storage/spool-path.ts
 import { createWriterConnection } from './writer-connection.ts';
 
 /** Value for UV_THREADPOOL_SIZE of a writer process: calls that may hang or wait for the disk at the same time. */
-export const writerThreads = 16;
+export const writerThreads = 32;
 
 /** `.dovecot.sieve` is Dovecot's active script; `sieve` is one where it is a file, while a folder of that name only keeps scripts. */
 export const defaultSieve: readonly string[] = ['.dovecot.sieve', 'sieve'];

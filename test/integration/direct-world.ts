@@ -8,15 +8,15 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { pino } from 'pino';
-import type { Outcome, Recipient } from '../../../src/core/types.ts';
-import type { Body, Errand, Letter } from '../../../src/delivery/courier.ts';
-import { createDirect, type Direct, type DirectOptions } from '../../../src/delivery/direct.ts';
-import { writerThreads } from '../../../src/delivery/writer.ts';
-import { realClock } from '../../../src/net/clock.ts';
-import type { Ending } from '../../lab/temp-folder.ts';
-import { tempFolder } from '../../lab/temp-folder.ts';
-import { waitFor } from '../../lab/wait.ts';
-import { mailGid, mailUid, openSpoolWorld, type SpoolWorld } from '../storage/spool-world.ts';
+import type { Outcome, Recipient } from '../../src/core/types.ts';
+import type { Body, Errand, Letter } from '../../src/delivery/courier.ts';
+import { createDirect, type Direct, type DirectOptions } from '../../src/delivery/direct.ts';
+import { writerThreads } from '../../src/delivery/writer.ts';
+import { realClock } from '../../src/net/clock.ts';
+import type { Ending } from '../lab/temp-folder.ts';
+import { tempFolder } from '../lab/temp-folder.ts';
+import { waitFor } from '../lab/wait.ts';
+import { mailGid, mailUid, openSpoolWorld, type SpoolWorld } from '../unit/storage/spool-world.ts';
 
 export interface DirectWorld {
   readonly spool: SpoolWorld;

@@ -2,9 +2,9 @@
  * A writer as a process of its own, to be killed and frozen by tests: `node writer-process.ts '{"socketPath":…,"root":…}'`.
  * Says `ready` on standard output once it listens. Ends when its standard input does, so that it never outlives its test.
  */
-import { startWriter, writerThreads } from '../../../src/delivery/writer.ts';
-import { realClock } from '../../../src/net/clock.ts';
-import { openLog } from '../../../src/observe/log.ts';
+import { startWriter, writerThreads } from '../../src/delivery/writer.ts';
+import { realClock } from '../../src/net/clock.ts';
+import { openLog } from '../../src/observe/log.ts';
 
 const { socketPath, root, uid, gid, create } = JSON.parse(process.argv[2] ?? '{}') as {
   readonly socketPath: string;

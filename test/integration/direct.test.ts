@@ -7,12 +7,12 @@ import { connect } from 'node:net';
 import { dirname, join } from 'node:path';
 import { before, describe, test } from 'node:test';
 import { pino } from 'pino';
-import { startWriter } from '../../../src/delivery/writer.ts';
-import { encodeFrame } from '../../../src/delivery/writer-wire.ts';
-import { realClock } from '../../../src/net/clock.ts';
-import { tempFolder } from '../../lab/temp-folder.ts';
-import { pause, waitFor, within } from '../../lab/wait.ts';
-import { assertRoot } from '../storage/spool-world.ts';
+import { startWriter } from '../../src/delivery/writer.ts';
+import { encodeFrame } from '../../src/delivery/writer-wire.ts';
+import { realClock } from '../../src/net/clock.ts';
+import { tempFolder } from '../lab/temp-folder.ts';
+import { pause, waitFor, within } from '../lab/wait.ts';
+import { assertRoot } from '../unit/storage/spool-world.ts';
 import { bodyOf, errand, found, openDirectWorld, told } from './direct-world.ts';
 
 const joe = 'joe@example.org';
