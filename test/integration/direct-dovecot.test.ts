@@ -102,7 +102,10 @@ describe('a Dovecot node', () => {
     }
     const envelope = 'Return-Path: <sender@example.net>\r\nDelivered-To: joe@example.org\r\n';
     // IMAP can carry no NUL: Dovecot shows 0x80 in its place (RFC 9051 §4.3.1).
-    const expected = messages.map(([, text]) => (envelope + text).replace(/(?<!\r)\n/g, '\r\n'));
+    // Of CR CR LF one CR is lost on the way through LF; the receiver lets no bare CR come this far.
+    const expected = messages.map(([, text]) =>
+      (envelope + text).replace(/\r\n/g, '\n').replace(/(?<!\r)\n/g, '\r\n'),
+    );
     for (const text of expected.filter(one => !one.includes('\0')))
       assert.ok(seen.includes(text), text.slice(0, 200));
     assert.equal(seen.length, expected.length);
