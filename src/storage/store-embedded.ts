@@ -250,10 +250,8 @@ class Scripts {
     const kept = this.journal.rewrite([this.snapshot(view)]);
     if (!kept.ok) return this.refuse('not-kept', kept.why);
     this.snapshotBytes = this.journal.bytes;
-    this.changes = [
-      { id: 'before-open', epoch: this.view.epoch, events: [] },
-      { id: openChangeId, epoch, events: [] },
-    ];
+    // No way leads here from a view of before: everybody gets it in full.
+    this.changes = [{ id: openChangeId, epoch, events: [] }];
     this.view = view;
     this.state = 'open';
     this.open_ = null;
