@@ -27,12 +27,17 @@ interface Timed {
   readonly key: string;
 }
 
+/** Rows a step, so that a hundred thousand never block the event loop (design §4: 10 ms). */
+const sliceRows = 2_000;
+
 export class QueueLine {
   readonly #rows = new Map<string, Row>();
   /** Binary heap. A row's older times stay in it until they surface, and are passed over then. */
   #times: Timed[] = [];
   readonly #due = new Map<User, string[]>();
   readonly #dueKeys = new Set<string>();
+  /** Nodes that came back, and how far we are through the rows for them. */
+  readonly #hastening = new Map<NodeName | null, IterableIterator<Row>>();
 
   get size(): number {
     return this.#rows.size;
@@ -62,23 +67,39 @@ export class QueueLine {
     return this.#times[0]?.atMs ?? null;
   }
 
-  /** Moves on: what has come due by `nowMs` joins its user's line. */
-  comeDue(nowMs: number): void {
-    for (
+  /** Moves on, a slice at a time: what has come due by `nowMs`, or is hastened, joins its user's line. True: there is more to do. */
+  comeDue(nowMs: number): boolean {
+    for (let i = 0; i < sliceRows; i += 1) {
       this.#forgetStale();
-      (this.#times[0]?.atMs ?? Number.POSITIVE_INFINITY) <= nowMs;
-      this.#forgetStale()
-    ) {
-      const row = this.#rows.get(pop(this.#times)?.key ?? '');
+      const first = this.#times[0];
+      if (first === undefined || first.atMs > nowMs) return this.#hastenSlice();
+      pop(this.#times);
+      const row = this.#rows.get(first.key);
       if (row !== undefined) this.#join(row);
     }
+    return true;
   }
 
-  /** Every row that may wait for this node is due now. */
-  hasten(node: NodeName): void {
-    for (const row of this.#rows.values()) {
-      if (row.nodes.length === 0 || row.nodes.includes(node)) this.#join(row);
+  /** Every row that may wait for this node is due, as `comeDue` gets to it; null: every row. */
+  hasten(node: NodeName | null): void {
+    this.#hastening.set(node, this.#rows.values());
+  }
+
+  #hastenSlice(): boolean {
+    let budget = sliceRows;
+    for (const [node, rows] of this.#hastening) {
+      for (let next = rows.next(); ; next = rows.next()) {
+        if (next.done === true) {
+          this.#hastening.delete(node);
+          break;
+        }
+        const { nodes } = next.value;
+        if (node === null || nodes.length === 0 || nodes.includes(node)) this.#join(next.value);
+        budget -= 1;
+        if (budget === 0) return true;
+      }
     }
+    return false;
   }
 
   /** The next one due, which leaves the line (not the queue); its user goes behind all others. */

@@ -111,7 +111,7 @@ class Runner implements QueueRunner {
   }
 
   flush(): void {
-    this.#line.comeDue(Number.POSITIVE_INFINITY);
+    this.#line.hasten(null);
     this.#run();
   }
 
@@ -141,7 +141,7 @@ class Runner implements QueueRunner {
     this.#cancelTimer?.();
     this.#cancelTimer = null;
     if (this.#stopped) return;
-    this.#line.comeDue(clock.wall());
+    const isBehind = this.#line.comeDue(clock.wall());
     while (this.#trying.size < maxTrying && clock.now() >= this.#nextStartAtMs) {
       const row = this.#line.take();
       if (row === null) break;
@@ -154,13 +154,14 @@ class Runner implements QueueRunner {
       this.#nextStartAtMs = Math.max(this.#nextStartAtMs, clock.now() - 10 * spacingMs) + spacingMs;
       this.#trying.set(row.key, this.#try(row));
     }
-    this.#sleep();
+    this.#sleep(isBehind);
   }
 
-  #sleep(): void {
+  #sleep(isBehind: boolean): void {
     const { clock, maxTrying } = this.#options;
     let sleepMs = longestSleepMs;
-    if (this.#line.dueCount > 0) {
+    if (isBehind) sleepMs = 0;
+    else if (this.#line.dueCount > 0) {
       // With all places taken, the end of an attempt wakes us.
       if (this.#trying.size < maxTrying) sleepMs = this.#nextStartAtMs - clock.now();
     } else {
