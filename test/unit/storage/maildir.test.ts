@@ -130,6 +130,13 @@ describe('what is delivered', () => {
     assert.deepEqual([uid, gid], [4242, 4243]);
   });
 
+  test('is not given away by a writer that is not root: it runs as the account itself', async t => {
+    const fchown = () => assert.fail('fchown by an account that may not');
+    const world = await openSpoolWorld(t, { calls: { ...realFileCalls, fchown }, processUid: mailUid });
+    world.addMaildir(joe);
+    assert.ok((await world.maildirs.deliver(wish())).ok);
+  });
+
   test('is counted in maildirsize where the store keeps one, once, and nothing is made where it does not', async t => {
     const world = await openSpoolWorld(t);
     const path = world.addMaildir(joe);
