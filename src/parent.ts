@@ -13,6 +13,7 @@ import { createApi } from './admin/api.ts';
 import { createDesk, type ServingPort, type ServingStatus } from './admin/desk.ts';
 import { type AdminListener, listenAdmin } from './admin/http.ts';
 import { exit } from './cli/exit.ts';
+import { keepPins } from './cluster/pin-keeper.ts';
 import { createProber, type Prober } from './cluster/prober.ts';
 import { createProposer, type Proposer } from './cluster/proposer.ts';
 import type { HealthRules } from './core/health.ts';
@@ -153,6 +154,7 @@ class Parent {
   /** pid → member and when it last renewed. */
   readonly #members = new Map<number, { readonly member: string; renewedAtMs: number }>();
   #cancelWatch = () => {};
+  #stopPins = () => {};
   #ended: (code: number) => void = () => {};
   #isStopping = false;
   #memberCount = 0;
@@ -223,6 +225,7 @@ class Parent {
     this.#prober.watch(this.#store.view().nodes);
     this.#watchFiles();
     this.#watchMembers();
+    this.#stopPins = keepPins({ store: this.#store, proposer: this.#proposer, clock });
     process.on('SIGHUP', () => void this.#reload());
     process.on('SIGTERM', () => void this.#stop('SIGTERM'));
     process.on('SIGINT', () => void this.#stop('SIGINT'));
@@ -468,6 +471,7 @@ class Parent {
   #finish(): void {
     const { logWriter, sockets } = this.#options;
     this.#cancelWatch();
+    this.#stopPins();
     this.#mapWatch?.stop();
     this.#tlsWatch?.stop();
     this.#prober.stop();

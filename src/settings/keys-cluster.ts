@@ -139,11 +139,8 @@ export const failoverKeys = {
     fallback: '2s',
     example: '10s',
   }),
-  pinDeadline: duration({
+  pinDeadline: absentYet({
     prose: 'How long an active user may stay away from home before the session is closed to send them there.',
-    fallback: '24h',
-    example: '8h',
-    leastMs: 1000,
   }),
   fence: choice({
     prose: 'Confirmation that a dead node can no longer write. `none` fails over at once.',
