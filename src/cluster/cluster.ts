@@ -12,7 +12,6 @@ import {
   dueAtMs,
   type Input,
   type Intent,
-  type MapContent,
   mayAdmit,
   type Proposal,
   type Standing,
@@ -20,21 +19,24 @@ import {
   step,
 } from '../core/barrier.ts';
 import { change } from '../core/change.ts';
-import { type PinKey, pinIndex, rangesOf, tallyPins } from '../core/pins.ts';
+import { tallyPins } from '../core/pins.ts';
 import { placerOf } from '../core/place.ts';
 import type { ActivityRow } from '../core/status.ts';
 import type { Timers } from '../core/timers.ts';
 import type { ClusterNode, NodeName, Place, Protocol, User } from '../core/types.ts';
-import { buildMap, type UserMap } from '../core/user-map.ts';
 import type { View } from '../core/view.ts';
 import type { Clock } from '../net/clock.ts';
 import type { Log } from '../observe/log.ts';
-import { type MemberIdentity, pinsPerChunk, type Refused, type Store } from '../storage/store.ts';
-import { type ActiveCounts, type ActiveEntry, Actives, inSlices } from './actives.ts';
+import { MapShelf } from '../storage/map-shelf.ts';
+import type { MemberIdentity, PinChunk, Refused, Store } from '../storage/store.ts';
+import { type ActiveCounts, type ActiveEntry, Actives, type ActiveUser, inSlices } from './actives.ts';
 import type { Admission, AdmissionWish, Admitting, CloseReason, Entry, Evidence } from './admission.ts';
+import { BusyReporter } from './busy-report.ts';
 import { LetGo } from './let-go.ts';
+import { inTime, Questions } from './questions.ts';
 import { spread } from './spread.ts';
 import { type Tried, Waiting } from './waiting.ts';
+import { writePins } from './write-pins.ts';
 
 export interface MemberOptions {
   readonly identity: MemberIdentity;
@@ -88,10 +90,6 @@ export interface Member extends Admitting {
   stop(): Promise<void>;
 }
 
-const mapsKept = 8;
-const busyEveryMs = 5000;
-const retryMs = 100;
-
 export function createMember(options: MemberOptions): Member {
   return new ClusterMember(options);
 }
@@ -101,18 +99,15 @@ class ClusterMember implements Member {
   private readonly clock: Clock;
   private readonly actives = new Actives();
   private readonly waiting: Waiting;
-  private readonly maps = new Map<string, UserMap>();
-  private readonly contents = new Map<string, MapContent>();
+  private readonly maps = new MapShelf(() => this.state.view?.map.digest ?? '');
   private state: BarrierState;
   private letGo: LetGo | null = null;
   /** Set while all closes: stops the spread when a renewal came in time. */
   private stopClosing: (() => void) | null = null;
-  private asking = false;
-  private askAgain = false;
-  private nextQuestion: (() => Promise<unknown>) | null = null;
+  private readonly questions = new Questions(() => this.tick(true));
   private draining = false;
   private stopped = false;
-  private busyAtMs = Number.NEGATIVE_INFINITY;
+  private readonly busy: BusyReporter;
   private cancelTimer: () => void = () => undefined;
   private cancelHints: () => void = () => undefined;
   private onFirstView: (() => void) | null = null;
@@ -121,6 +116,11 @@ class ClusterMember implements Member {
     this.options = options;
     this.clock = options.clock;
     this.state = startBarrier(options.identity.member, options.clock.now());
+    this.busy = new BusyReporter({
+      actives: this.actives,
+      clock: options.clock,
+      send: report => this.within(options.store.busy(options.identity.member, report)),
+    });
     this.waiting = new Waiting({
       clock: options.clock,
       limit: options.waitingLimit,
@@ -298,14 +298,15 @@ class ClusterMember implements Member {
 
   private tick(hinted: boolean): void {
     if (this.stopped) return;
-    if (hinted && this.asking) this.askAgain = true;
+    const asking = this.questions.busy;
+    if (hinted && asking) this.questions.again();
     this.feed({
       kind: 'tick',
       nowMs: this.clock.now(),
       jitter: this.clock.chance(),
-      hinted: hinted && !this.asking,
+      hinted: hinted && !asking,
     });
-    this.reportBusy();
+    this.busy.report(this.state);
   }
 
   private feed(input: Input): void {
@@ -321,18 +322,20 @@ class ClusterMember implements Member {
   private act(intent: Intent): void {
     switch (intent.kind) {
       case 'join':
-        void this.ask(() => this.join());
+        void this.questions.ask(() => this.join());
         break;
       case 'renew':
-        void this.ask(() => this.renew(intent.beat, intent.have));
+        void this.questions.ask(() => this.renew(intent.beat, intent.have));
         break;
       case 'restore': {
-        const content = this.contents.get(intent.image.mapDigest);
-        void this.ask(() => this.options.store.restore(intent.image, content === undefined ? [] : [content]));
+        const content = this.maps.contents.get(intent.image.mapDigest);
+        void this.questions.ask(() =>
+          this.options.store.restore(intent.image, content === undefined ? [] : [content]),
+        );
         break;
       }
       case 'open':
-        void this.ask(() => this.options.store.open());
+        void this.questions.ask(() => this.options.store.open());
         break;
       case 'fetch-map':
         void this.fetchMap(intent.digest);
@@ -368,26 +371,6 @@ class ClusterMember implements Member {
     }
   }
 
-  /**
-   * One question at a time, and no reply after its timeout: so replies are seen in the order of the store's steps. An old one seen
-   * late could end a hold that is still on.
-   */
-  private async ask(question: () => Promise<unknown>): Promise<void> {
-    if (this.asking) {
-      this.nextQuestion = question;
-      return;
-    }
-    this.asking = true;
-    await question();
-    this.asking = false;
-    const next = this.nextQuestion;
-    const again = this.askAgain;
-    this.nextQuestion = null;
-    this.askAgain = false;
-    if (next !== null) void this.ask(next);
-    else if (again) this.tick(true);
-  }
-
   private async thenAsk(command: () => Promise<unknown>): Promise<void> {
     await this.within(command());
     this.tick(true);
@@ -411,48 +394,20 @@ class ClusterMember implements Member {
   }
 
   private feedStanding(kind: 'joined' | 'renewed', standing: Standing, sentAtMs: number): void {
-    if (standing.catchUp.kind === 'full') for (const content of standing.catchUp.maps) this.learn(content);
-    this.feed({ kind, nowMs: this.clock.now(), sentAtMs, standing, maps: this.maps });
+    if (standing.catchUp.kind === 'full')
+      for (const content of standing.catchUp.maps) this.maps.learn(content);
+    this.feed({ kind, nowMs: this.clock.now(), sentAtMs, standing, maps: this.maps.maps });
   }
 
-  /** A reply that does not come in time is none; the command may have run all the same. */
   private within<Reply>(reply: Promise<Reply>): Promise<Reply | Refused<never>> {
-    return new Promise(resolve => {
-      const lost: Refused<never> = { ok: false, why: 'unreachable' };
-      let cancel = this.clock.after(this.options.timers.commandTimeoutMs, () => {
-        // After a pause of ours the reply may be here already, behind this timer: look once more.
-        cancel = this.clock.after(0, () => resolve(lost));
-      });
-      reply.then(
-        value => {
-          cancel();
-          resolve(value);
-        },
-        (error: unknown) => {
-          cancel();
-          this.options.log.error({ error }, 'a store command failed');
-          resolve(lost);
-        },
-      );
-    });
-  }
-
-  private learn(content: MapContent): void {
-    if (this.maps.has(content.digest)) return;
-    const used = this.state.view?.map.digest;
-    for (const digest of this.maps.keys())
-      if (this.maps.size >= mapsKept && digest !== used) {
-        this.maps.delete(digest);
-        this.contents.delete(digest);
-      }
-    this.maps.set(content.digest, buildMap(content.lines, content.digest));
-    this.contents.set(content.digest, content);
+    const failed = (error: unknown): void => this.options.log.error({ error }, 'a store command failed');
+    return inTime(reply, this.options.timers.commandTimeoutMs, this.clock, failed);
   }
 
   private async fetchMap(digest: string): Promise<void> {
     const reply = await this.within(this.options.store.map(digest));
     if (!reply.ok) return;
-    this.learn(reply);
+    this.maps.learn(reply);
     this.tick(true);
   }
 
@@ -474,29 +429,12 @@ class ClusterMember implements Member {
     this.letGo = letGo;
     const pins = await letGo.run();
     if (pins === null || this.letGo !== letGo) return;
-    if (!(await this.writePins(letGo, pins))) return;
+    const { id } = proposal;
+    const write = (index: number, chunk: PinChunk) =>
+      this.within(this.options.store.addPins(id, this.options.identity.member, index, chunk));
+    const wanted = () => this.letGo === letGo && !this.stopped;
+    if (!(await writePins(pins, write, wanted, clock))) return;
     this.feed({ kind: 'let-go', nowMs: clock.now(), id: proposal.id, tally: tallyPins(pins) });
-  }
-
-  /** Before the ack, until the store has them all or the proposal is no longer ours to answer. */
-  private async writePins(letGo: LetGo, pins: ReadonlyMap<NodeName, readonly PinKey[]>): Promise<boolean> {
-    const { id } = letGo.proposal;
-    let index = 0;
-    for (const [node, keys] of pins)
-      for (let from = 0; from < keys.length; from += pinsPerChunk) {
-        const chunk = { node, keys: keys.slice(from, from + pinsPerChunk) };
-        for (;;) {
-          const reply = await this.within(
-            this.options.store.addPins(id, this.options.identity.member, index, chunk),
-          );
-          if (this.letGo !== letGo || this.stopped) return false;
-          if (reply.ok) break;
-          await new Promise<void>(resolve => this.clock.after(retryMs, resolve));
-          if (this.letGo !== letGo || this.stopped) return false;
-        }
-        index += 1;
-      }
-    return true;
   }
 
   private adopt(view: View): void {
@@ -543,61 +481,18 @@ class ClusterMember implements Member {
       this.stopClosing = null;
     };
     const entries: ActiveEntry[] = [];
-    const gather = this.actives.walk(
-      'all',
-      active => {
-        for (const entry of active.entries) entries.push(entry);
-      },
-      this.clock,
-      () => stop,
-    );
-    void gather.then(whole =>
-      whole
-        ? spread(
+    const gather = (active: ActiveUser): void => void entries.push(...active.entries);
+    void this.actives
+      .walk('all', gather, this.clock, () => stop)
+      .then(async whole => {
+        if (whole)
+          await spread(
             entries,
             windowMs,
             entry => this.tell(entry, 'lease-lost'),
             this.clock,
             () => stop,
-          )
-        : undefined,
-    );
-  }
-
-  // Pins that ended -----------------------------------------------------------------------------------------------------
-
-  private reportBusy(): void {
-    const { view } = this.state;
-    const nowMs = this.clock.now();
-    if (view === null || this.state.name !== 'serving' || nowMs - this.busyAtMs < busyEveryMs) return;
-    const until = view.overrides.filter(override => override.until === 'idle');
-    if (view.pins.length === 0 && until.length === 0) return;
-    this.busyAtMs = nowMs;
-    void this.computeBusy(
-      view,
-      until.map(override => override.key),
-    );
-  }
-
-  private async computeBusy(view: View, until: readonly User[]): Promise<void> {
-    const indexes = new Map(view.pins.map(set => [set.id, [] as number[]]));
-    const nodes = new Set(view.pins.map(set => set.node));
-    const whole = await this.actives.walk(
-      nodes,
-      active => {
-        for (const set of view.pins) {
-          const index = set.node === active.node ? pinIndex(set, active.key) : -1;
-          if (index >= 0) indexes.get(set.id)?.push(index);
-        }
-      },
-      this.clock,
-      () => this.state.view !== view,
-    );
-    if (!whole) return;
-    const sets = [...indexes].map(([set, used]) => ({ set, ranges: rangesOf(used.sort((a, b) => a - b)) }));
-    const users = until.filter(user => this.actives.of(user) !== null);
-    await this.within(
-      this.options.store.busy(this.options.identity.member, { epoch: view.epoch, sets, users }),
-    );
+          );
+      });
   }
 }

@@ -12,7 +12,7 @@ import { followView, type MapContent } from '../core/barrier.ts';
 import { isMixed, isUrgent } from '../core/change.ts';
 import type { Timers } from '../core/timers.ts';
 import type { Epoch } from '../core/types.ts';
-import { buildMap, type UserMap } from '../core/user-map.ts';
+import type { UserMap } from '../core/user-map.ts';
 import {
   apply,
   changesNothing,
@@ -23,6 +23,7 @@ import {
 } from '../core/view.ts';
 import type { Clock } from '../net/clock.ts';
 import type { Log } from '../observe/log.ts';
+import { MapShelf } from '../storage/map-shelf.ts';
 import type { Store } from '../storage/store.ts';
 
 export type WishResult =
@@ -75,7 +76,7 @@ export function createProposer(options: ProposerOptions): Proposer {
 
 class StoreProposer implements Proposer {
   private readonly options: ProposerOptions;
-  private readonly maps = new Map<string, UserMap>();
+  private readonly shelf = new MapShelf(() => this.seen?.map.digest ?? '');
   private seen: View | null = null;
   private queue: Wish[] = [];
   private current: Current | null = null;
@@ -125,7 +126,7 @@ class StoreProposer implements Proposer {
   async wishMap(content: MapContent, by: string): Promise<WishResult> {
     const put = await this.options.store.putMap(content);
     if (!put.ok) return { ok: false, why: `the map was not kept: ${put.detail ?? put.why}` };
-    if (content.digest !== '') this.maps.set(content.digest, buildMap(content.lines, content.digest));
+    this.shelf.learn(content);
     return this.wish([{ kind: 'map', digest: content.digest }], by);
   }
 
@@ -208,21 +209,17 @@ class StoreProposer implements Proposer {
     this.waitsFor = 'the store';
     if (!reply.ok || reply.head.state !== 'open') return null;
     const { catchUp } = reply;
-    if (catchUp.kind === 'full')
-      for (const { digest, lines } of catchUp.maps) this.maps.set(digest, buildMap(lines, digest));
+    if (catchUp.kind === 'full') for (const content of catchUp.maps) this.shelf.learn(content);
     if (catchUp.kind === 'changes')
       for (const each of catchUp.changes) for (const event of each.events) await this.learnMap(event);
-    this.seen = followView(this.seen, catchUp, this.maps);
-    const used = this.seen?.map.digest;
-    for (const digest of [...this.maps.keys()])
-      if (this.maps.size > mapsKept && digest !== used) this.maps.delete(digest);
+    this.seen = followView(this.seen, catchUp, this.shelf.maps);
     return this.seen;
   }
 
   private async learnMap(event: ViewEvent): Promise<void> {
-    if (event.kind !== 'map' || event.digest === '' || this.maps.has(event.digest)) return;
+    if (event.kind !== 'map' || event.digest === '' || this.shelf.maps.has(event.digest)) return;
     const reply = await this.options.store.map(event.digest);
-    if (reply.ok) this.maps.set(reply.digest, buildMap(reply.lines, reply.digest));
+    if (reply.ok) this.shelf.learn({ digest: reply.digest, lines: reply.lines });
   }
 
   /** Those that can go out together now; what is wrong or already so is answered. */
@@ -253,14 +250,14 @@ class StoreProposer implements Proposer {
     const wrong = checkEvents(scratch, wish.events);
     if (wrong !== null) return { ok: false, why: wrong };
     for (const event of wish.events)
-      if (event.kind === 'map' && event.digest !== '' && !this.maps.has(event.digest))
+      if (event.kind === 'map' && event.digest !== '' && !this.shelf.maps.has(event.digest))
         return { ok: false, why: `the content of map ${event.digest} is not in the store` };
     const nothing = wish.events.every(event => changesNothing(scratch, event));
     return nothing ? { ok: true, epoch: scratch.epoch } : null;
   }
 
   private mapsWith(view: View): Map<string, UserMap> {
-    return new Map([...this.maps, [view.map.digest, view.map]]);
+    return new Map([...this.shelf.maps, [view.map.digest, view.map]]);
   }
 
   // From a proposal to its end.
@@ -315,8 +312,6 @@ class StoreProposer implements Proposer {
     }
   }
 }
-
-const mapsKept = 8;
 
 function alive(wish: Wish): boolean {
   return !wish.answered;

@@ -13,26 +13,14 @@ import {
   type Standing,
 } from '../core/barrier.ts';
 import { isMixed, isUrgent } from '../core/change.ts';
-import {
-  joinRanges,
-  outsideRanges,
-  type PackedPinSet,
-  packKeys,
-  pinCount,
-  rangesSize,
-  sortKeys,
-  tallyPins,
-} from '../core/pins.ts';
+import { type PackedPinSet, packKeys, sortKeys, tallyPins } from '../core/pins.ts';
 import type { Epoch, NodeName, User } from '../core/types.ts';
 import { buildMap, type UserMap } from '../core/user-map.ts';
 import {
   apply,
   type Change,
-  emptyView,
   fromImage,
   missingMap,
-  pickRules,
-  sameRules,
   toImage,
   unfencedNodes,
   type View,
@@ -40,9 +28,11 @@ import {
   type ViewImage,
   type ViewRules,
 } from '../core/view.ts';
+import { idleIn } from './idle-pins.ts';
 import type { Journal } from './journal.ts';
 import type { BusyReport, MemberIdentity, PinChunk, Refused, Store } from './store.ts';
-import { pinsPerChunk } from './store.ts';
+import { pinsByNode, pinsPerChunk } from './store.ts';
+import { type JournalRecord, replay, withRules } from './view-replay.ts';
 
 export interface EmbeddedOptions {
   readonly journal: Journal;
@@ -65,12 +55,6 @@ export type OpenedStore =
   | { readonly ok: true; readonly store: EmbeddedStore }
   | { readonly ok: false; readonly why: string };
 
-/** What the journal holds. */
-type JournalRecord =
-  | { readonly kind: 'view'; readonly image: ViewImage; readonly maps: readonly MapContent[] }
-  | { readonly kind: 'change'; readonly run: string; readonly change: Change }
-  | { readonly kind: 'map'; readonly content: MapContent };
-
 interface Member {
   readonly identity: MemberIdentity;
   beat: number;
@@ -91,7 +75,7 @@ const mapsKept = 8;
 const compactBytes = 1024 * 1024;
 
 export function openEmbeddedStore(options: EmbeddedOptions): OpenedStore {
-  const replayed = replay(options);
+  const replayed = replay(options.records, options.rules, options.run);
   if (!replayed.ok) return replayed;
   const scripts = new Scripts(options, replayed.view, replayed.contents);
   if (options.grace !== true) {
@@ -99,45 +83,6 @@ export function openEmbeddedStore(options: EmbeddedOptions): OpenedStore {
     if (!opened.ok) return { ok: false, why: opened.detail ?? opened.why };
   }
   return { ok: true, store: asStore(scripts) };
-}
-
-type Replayed =
-  | { readonly ok: true; readonly view: View; readonly contents: Map<string, MapContent> }
-  | { readonly ok: false; readonly why: string };
-
-function replay({ records, rules, run }: EmbeddedOptions): Replayed {
-  const contents = new Map<string, MapContent>();
-  const maps = new Map<string, UserMap>();
-  let view = emptyView(rules, run);
-  const keep = (content: MapContent): void => {
-    contents.set(content.digest, content);
-    maps.set(content.digest, buildMap(content.lines, content.digest));
-  };
-  try {
-    for (const record of records as readonly JournalRecord[]) {
-      switch (record.kind) {
-        case 'map':
-          keep(record.content);
-          break;
-        case 'view': {
-          for (const content of record.maps) keep(content);
-          const whole = fromImage(record.image, maps);
-          if (whole === null)
-            return { ok: false, why: `map ${record.image.mapDigest} is not in the journal` };
-          view = whole;
-          break;
-        }
-        case 'change':
-          view = { ...apply(view, record.change.events, record.change.epoch, maps), run: record.run };
-          break;
-        default:
-          return { ok: false, why: 'the journal has a record of a kind this version does not know' };
-      }
-    }
-  } catch (error) {
-    return { ok: false, why: `the journal cannot be replayed: ${String(error)}` };
-  }
-  return { ok: true, view, contents };
 }
 
 class Scripts {
@@ -161,7 +106,7 @@ class Scripts {
     this.run = run;
     this.contents = contents;
     // Nobody is active, so other rules contradict nothing now.
-    this.view = sameRules(view, rules) ? view : withRules(view, rules);
+    this.view = withRules(view, rules);
     for (const content of contents.values())
       this.maps.set(content.digest, buildMap(content.lines, content.digest));
   }
@@ -317,7 +262,7 @@ class Scripts {
     const open = this.proposed(id);
     if (open === null) return this.refuse('not-this-proposal');
     if (!this.members.has(member)) return this.refuse('unknown');
-    const have = tallyPins(collect(open.chunks.get(member) ?? []));
+    const have = tallyPins(pinsByNode(open.chunks.get(member) ?? []));
     if (have.count !== tally.count || have.digest !== tally.digest) return this.refuse('pins-differ');
     open.acks.set(member, tally);
     this.hint();
@@ -354,7 +299,7 @@ class Scripts {
   /** One set a node: all members' answers agree on it. */
   private pinEvents(open: OpenProposal): ViewEvent[] {
     const acked = [...open.chunks].filter(([member]) => open.acks.has(member));
-    const byNode = collect(acked.flatMap(([, chunks]) => chunks));
+    const byNode = pinsByNode(acked.flatMap(([, chunks]) => chunks));
     const { id, epoch } = open.proposal;
     return [...byNode.keys()].sort().map(node => {
       const keys = packKeys(sortKeys(byNode.get(node) ?? []));
@@ -483,31 +428,9 @@ class Scripts {
     return { ok: true } as const;
   }
 
-  /** Nothing is idle before every member has spoken about this very view. */
   idle() {
-    const { epoch } = this.view;
     const reports = [...this.members.values()].map(member => member.busy);
-    const current = reports.filter(report => report !== null && report.epoch === epoch) as BusyReport[];
-    if (current.length < reports.length) return { ok: true, idle: null } as const;
-    const sets = this.view.pins
-      .filter(set => pinCount(set) > 0)
-      .map(set => {
-        const busy = current.reduce<readonly number[]>(
-          (sum, report) => joinRanges(sum, report.sets.find(each => each.set === set.id)?.ranges ?? []),
-          set.dropped,
-        );
-        return { set: set.id, ranges: outsideRanges(busy, set.keys.length) };
-      });
-    const used = new Set(current.flatMap(report => report.users));
-    const until = this.view.overrides.filter(override => override.until === 'idle').map(each => each.key);
-    return {
-      ok: true,
-      idle: {
-        epoch,
-        sets: sets.filter(each => rangesSize(each.ranges) > 0),
-        users: until.filter(user => !used.has(user)),
-      },
-    } as const;
+    return { ok: true, idle: idleIn(this.view, reports) } as const;
   }
 
   onHint(listener: () => void): () => void {
@@ -523,25 +446,6 @@ class Scripts {
   close(): void {
     this.journal.close();
   }
-}
-
-/** A site that gives up its fence no longer waits for one. */
-function withRules(view: View, rules: ViewRules): View {
-  const other = { ...view, ...pickRules(rules) };
-  if (rules.fence === 'required') return other;
-  const waiting = view.nodes.filter(node => node.health === 'down' && !node.fenced);
-  const fenced = waiting.map(({ name, incident }): ViewEvent => ({ kind: 'fenced', node: name, incident }));
-  return apply(other, fenced, view.epoch);
-}
-
-function collect(chunks: readonly PinChunk[]): Map<NodeName, number[]> {
-  const byNode = new Map<NodeName, number[]>();
-  for (const { node, keys } of chunks) {
-    const all = byNode.get(node) ?? [];
-    for (const key of keys) all.push(key);
-    byNode.set(node, all);
-  }
-  return byNode;
 }
 
 function asStore(scripts: Scripts): EmbeddedStore {

@@ -72,6 +72,17 @@ export interface PinChunk {
 }
 export const pinsPerChunk = 1000;
 
+/** All pins of some chunks, unsorted. */
+export function pinsByNode(chunks: readonly PinChunk[]): Map<NodeName, number[]> {
+  const byNode = new Map<NodeName, number[]>();
+  for (const { node, keys } of chunks) {
+    const all = byNode.get(node) ?? [];
+    for (const key of keys) all.push(key);
+    byNode.set(node, all);
+  }
+  return byNode;
+}
+
 /** Which pins a member has in use: index ranges by set; and users whose `until idle` override is in use. */
 export interface BusyReport {
   readonly epoch: Epoch;
