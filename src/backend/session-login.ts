@@ -240,6 +240,8 @@ class ImapLogin {
     socket.off('error', this.#onError);
     if (result.kind === 'ok') socket.pause();
     else if (result.kind === 'refused') this.#sayGoodbye();
+    // Node would reset a socket that is still connecting only once it is connected: minutes later, or never.
+    else if (socket.connecting) socket.destroy();
     else socket.resetAndDestroy();
     this.#resolve(result);
   }

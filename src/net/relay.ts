@@ -86,7 +86,10 @@ class StreamRelay implements Relay {
     this.#listen();
     if (options.toNode.length > 0) this.#pass(options.toNode, client, node);
     if (options.toClient.length > 0) this.#pass(options.toClient, node, client);
-    if (options.clientEnded) this.#clientEnd();
+    // Ends that came between the login and us are not told again.
+    if (client.destroyed) this.#clientGone('client-reset');
+    else if (options.clientEnded) this.#clientEnd();
+    if (node.destroyed || node.readableEnded) this.#nodeEnd();
     if (!client.writableNeedDrain && !this.#closing) node.resume();
     if (!node.writableNeedDrain && !this.#closing) client.resume();
   }

@@ -88,7 +88,7 @@ export class Session implements ChannelSink {
   constructor(world: SessionWorld, { socket, mode, plaintextAllowed }: SessionStart) {
     this.#world = world;
     this.id = world.clock.token(8);
-    this.client = `${socket.remoteAddress ?? '?'}:${socket.remotePort ?? 0}`;
+    this.client = clientText(socket);
     this.#mode = mode;
     this.#startedAtMs = world.clock.now();
     this.#dialect = world.createDialect({
@@ -361,4 +361,10 @@ export class Session implements ChannelSink {
 function dropLogin({ entry, login }: Extract<Attached, { kind: 'ok' }>): void {
   login.socket.resetAndDestroy();
   entry.release({ nodeEnded: false });
+}
+
+/** `192.0.2.1:4711` or `[2001:db8::1]:4711`. */
+function clientText({ remoteAddress = '?', remotePort = 0 }: Socket): string {
+  const address = remoteAddress.replace(/^::ffff:(?=\d+\.)/i, '');
+  return address.includes(':') ? `[${address}]:${remotePort}` : `${address}:${remotePort}`;
 }
