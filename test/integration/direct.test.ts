@@ -147,7 +147,7 @@ describe('when the writer is killed', () => {
     const there = found(world.spool);
     assert.equal(there.size, count);
     assert.ok([...there.values()].every(times => times === 1));
-    assert.ok(count > 60, `only ${count} messages: no load`);
+    assert.ok(count > 20, `only ${count} messages: no load`);
   });
 
   test('after the link and before its answer, the retry finds the message and says delivered', async t => {
@@ -191,20 +191,20 @@ describe('when the writer is killed', () => {
 
 describe('when the writer hangs', () => {
   test('couriers answer by their deadlines, the parent is told once, and after the replacement the same name is there once', async t => {
-    const world = await openDirectWorld(t, { requestTimeoutMs: 400 });
+    const world = await openDirectWorld(t, { requestTimeoutMs: 1500 });
     world.spool.addMaildir(joe);
     const writer = await world.startWriter();
     assert.equal(told((await world.direct.carry(errand(['0.a'])))[0]), 'delivered');
     writer.signal('SIGSTOP');
     const startedAtMs = performance.now();
-    const soon = world.direct.carry(errand(['1.a'], joe, { withinMs: 100 }));
+    const soon = world.direct.carry(errand(['1.a'], joe, { withinMs: 200 }));
     const others = world.direct.carry(errand(['2.a', '3.a', '4.a']));
     assert.deepEqual((await soon).map(told), ['in-doubt hung']);
-    assert.ok(performance.now() - startedAtMs < 350);
+    assert.ok(performance.now() - startedAtMs < 1400);
     assert.equal(world.hungs(), 0, 'an impatient caller is no proof of a hang');
     assert.deepEqual([...new Set((await others).map(told))], ['in-doubt hung']);
-    assert.ok(performance.now() - startedAtMs < 1500);
-    await waitFor(() => world.hungs() > 0, { what: 'the parent to be told', limitMs: 1000 });
+    assert.ok(performance.now() - startedAtMs < 4000);
+    await waitFor(() => world.hungs() > 0, { what: 'the parent to be told', limitMs: 3000 });
     await writer.kill();
     await world.startWriter();
     const outcomes = await world.direct.carry(errand(['1.a', '2.a', '3.a', '4.a']));
@@ -236,6 +236,22 @@ describe('when the writer hangs', () => {
     // The old one closing must not take the new one's socket away.
     await old.kill();
     assert.deepEqual((await world.direct.carry(errand(['2.a']))).map(told), ['delivered']);
+  });
+
+  test('a body that was not handed over whole by its deadline is never delivered later: another courier may have it', async t => {
+    const world = await openDirectWorld(t, { requestTimeoutMs: 20_000 });
+    world.spool.addMaildir(joe);
+    const writer = await world.startWriter();
+    assert.equal(await world.direct.verify(joe), 'present');
+    writer.signal('SIGSTOP');
+    const body = bodyOf(Buffer.alloc(8_000_000, 'x'), 64_000);
+    const [outcome] = await world.direct.carry(errand(['1.a'], joe, { body, withinMs: 200 }));
+    assert.equal(told(outcome), 'deferred hung');
+    writer.signal('SIGCONT');
+    assert.equal(told((await world.direct.carry(errand(['2.a'], joe, { body })))[0]), 'delivered');
+    await waitFor(() => world.spool.names(joe, 'tmp').length === 0, { what: 'the cut one to be dropped' });
+    assert.deepEqual([...found(world.spool).keys()], ['2.a']);
+    assert.equal(world.hungs(), 0);
   });
 
   test('more than the bound waits, and those whose turn never comes are deferred, not in doubt', async t => {
@@ -280,6 +296,18 @@ describe('the writer', () => {
     assert.deepEqual([uid, gid, mode & 0o777], [4242, 4243, 0o600]);
     assert.deepEqual(readdirSync(dirname(socketPath)), ['w.sock']);
     await started.writer.close();
+    assert.equal(existsSync(socketPath), false);
+  });
+
+  test('that was replaced leaves the socket to its successor when it ends', async t => {
+    const socketPath = join(await tempFolder(t, 'run'), 'w.sock');
+    const options = { socketPath, socketOwner: null, spool, clock: realClock, log: silent };
+    const old = await startWriter(options);
+    const next = await startWriter(options);
+    assert.ok(old.ok && next.ok);
+    await old.writer.close();
+    assert.equal(existsSync(socketPath), true);
+    await next.writer.close();
     assert.equal(existsSync(socketPath), false);
   });
 
