@@ -81,6 +81,7 @@ export function createPlacer(view: View): Placer {
       if (why === '')
         return {
           kind: 'failover',
+          homeDown: home?.health === 'down',
           node: name,
           why: `${before}next in the ranking of pool ${pool}${others}`,
         };
@@ -95,16 +96,17 @@ export function createPlacer(view: View): Placer {
     const name = order.target.node;
     const node = named(name);
     if (node === undefined)
-      return asFailover(user, `${order.why}, but there is no node ${name}; `, defaultPool);
+      return asFailover(user, `${order.why}, but there is no node ${name}; `, defaultPool, false);
     if (holds(node)) return { kind: 'held', node: name, why: `${order.why}; ${heldWhy(node)}` };
     const why = node.weight === 0 && node.health === 'up' && node.admin === 'ready' ? '' : unable(node);
     if (why === '') return { kind: 'override', node: name, why: order.why };
-    return asFailover(user, `${order.why}, but ${name} is ${why}; `, node.pool);
+    return asFailover(user, `${order.why}, but ${name} is ${why}; `, node.pool, node.health === 'down');
   };
 
-  const asFailover = (user: User, before: string, pool: string): Place => {
+  const asFailover = (user: User, before: string, pool: string, homeDown: boolean): Place => {
     const place = ranked(user, pool, before, 'home');
-    return place.kind === 'home' ? { ...place, kind: 'failover' } : place;
+    if (place.kind === 'home') return { ...place, kind: 'failover', homeDown };
+    return place.kind === 'failover' ? { ...place, homeDown } : place;
   };
 
   return {

@@ -63,7 +63,9 @@ export type Target = { readonly node: NodeName } | { readonly pool: string };
 
 /** Where a user belongs, and why. `none`: no node can take the user now. `held`: wait, its node is down and not fenced yet. */
 export type Place =
-  | { readonly kind: 'home' | 'override' | 'pin' | 'failover'; readonly node: NodeName; readonly why: string }
+  | { readonly kind: 'home' | 'override' | 'pin'; readonly node: NodeName; readonly why: string }
+  /** `homeDown`: the node it stands in for is down; else that node was taken out of service in order (drain, maint, weight 0). */
+  | { readonly kind: 'failover'; readonly node: NodeName; readonly why: string; readonly homeDown: boolean }
   | { readonly kind: 'held'; readonly node: NodeName; readonly why: string }
   | { readonly kind: 'none'; readonly why: string };
 

@@ -11,6 +11,7 @@
  */
 import type { Admitting, CloseReason, Entry } from '../cluster/admission.ts';
 import { type Failure, lmtpReply } from '../core/failure.ts';
+import { isNodeForMail } from '../core/mail-node.ts';
 import type { ClusterNode, CourierName, NodeName, Outcome, Place, Recipient, User } from '../core/types.ts';
 import type { Clock } from '../net/clock.ts';
 import type { Log } from '../observe/log.ts';
@@ -141,8 +142,7 @@ class Sending {
   private stepsOf(place: Place): Step[] {
     if (this.sending.onlyDirect === true) return ['direct'];
     if (this.sending.onlyNode !== undefined) return ['node'];
-    const atHome = place.kind === 'home' || place.kind === 'override' || place.kind === 'pin';
-    return atHome ? ['node', ...this.sending.whenHomeDown] : [...this.sending.whenHomeDown];
+    return isNodeForMail(place) ? ['node', ...this.sending.whenHomeDown] : [...this.sending.whenHomeDown];
   }
 
   /** Takes each work's next step; ends when all of them have settled, or come to the queue. */
@@ -257,7 +257,7 @@ class Sending {
     const { entry } = admission;
     const wrong = this.wrongNode(work, entry);
     if (wrong !== null) {
-      entry.release();
+      entry.release({ nodeEnded: true });
       this.blame(work, this.ours(wrong, 'node', wrong.node ?? null));
       work.steps.shift();
       return null;
@@ -272,7 +272,7 @@ class Sending {
     if (onlyNode !== undefined) {
       return node === onlyNode ? null : { kind: 'in-doubt', node: onlyNode, text: 'waiting for this node' };
     }
-    if (work.steps[0] === 'node' && entry.place.kind === 'failover') {
+    if (work.steps[0] === 'node' && !isNodeForMail(entry.place)) {
       return { kind: 'node-unreachable', text: entry.place.why };
     }
     return work.triedNode === node ? { kind: 'node-unreachable', node } : null;
@@ -281,7 +281,7 @@ class Sending {
   private async carryToNode(node: ClusterNode, group: readonly Admitted[]): Promise<void> {
     const ready = group.filter(each => each.closing === null && each.entry.isLive());
     const gone = group.filter(each => !ready.includes(each));
-    for (const each of gone) each.entry.release();
+    for (const each of gone) each.entry.release({ nodeEnded: true });
     const flows = [this.planAnew(gone.map(each => each.work))];
     if (ready.length > 0) flows.push(this.carryReady(node, ready));
     await Promise.all(flows);
@@ -301,14 +301,16 @@ class Sending {
         outcomes = await courier.carry({ letter, recipients, node, deadlineAtMs, leash });
     } finally {
       letGo();
-      for (const each of ready) each.entry.release();
+      // With its reply the node is done with the message; without one it may still be at it.
+      const nodeEnded = outcomes.length > 0 && outcomes.every(outcome => outcome.kind !== 'in-doubt');
+      for (const each of ready) each.entry.release({ nodeEnded });
     }
     for (const [i, slot] of slots.entries())
       slot.last = outcomes[i] ?? this.ours({ kind: 'internal' }, 'node');
     const anew: Work[] = [];
     const rest: Work[] = [];
     for (const { work, entry } of ready) {
-      if (entry.place.kind === 'failover') for (const slot of work.slots) slot.last = doubtRefusal(slot.last);
+      if (!isNodeForMail(entry.place)) for (const slot of work.slots) slot.last = doubtRefusal(slot.last);
       work.triedNode = node.name;
       const withdrawn = work.slots.filter(slot => slot.last?.failure?.kind === 'aborted');
       if (leash.pull === 'none' || withdrawn.length === 0) {

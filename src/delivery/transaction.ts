@@ -11,7 +11,7 @@ import type { Admitting } from '../cluster/admission.ts';
 import { type Canonical, canonicalUser, type UserRules } from '../core/canonical.ts';
 import { type Failure, lmtpReply, logText, smtpReply } from '../core/failure.ts';
 import { settleLmtp, settleSmtp } from '../core/settle.ts';
-import { isOtherHome } from '../core/split.ts';
+import { isNodeForMail, isOtherHome } from '../core/mail-node.ts';
 import type { ClusterNode, Outcome, Place, Recipient, Reply, User } from '../core/types.ts';
 import type { Clock } from '../net/clock.ts';
 import type { Log } from '../observe/log.ts';
@@ -249,10 +249,9 @@ export class Transaction {
     const node = place.kind === 'held' || place.kind === 'none' ? null : admitting.node(place.node);
     if (node !== null) {
       const reply = await this.#askNode(node, rcpt);
-      const atHome = place.kind !== 'failover';
       if (reply.code < 300) return reply;
       // Design §6: a 5xx about a user is believed from its own live node alone; and a node that is away has said nothing.
-      if (atHome && !saysUnreached(reply)) return reply;
+      if (isNodeForMail(place) && !saysUnreached(reply)) return reply;
     }
     const presence = await this.#askSpool(user);
     return presence === 'present'

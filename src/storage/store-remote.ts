@@ -2,7 +2,6 @@
  * The embedded store as a serving process sees it: the parent holds it, each method is a call over the process channel.
  * A call that is not answered in time answers `unreachable`: it may have run all the same, as the contract allows.
  */
-import type { Ipc } from '../net/ipc.ts';
 import type { Store } from './store.ts';
 
 /** Every method of the contract but `onHint`. */
@@ -29,6 +28,15 @@ const methods = [
   'idle',
 ] as const satisfies readonly (keyof Store)[];
 
+/** The part of net/ipc.ts that is used here. */
+export interface StoreChannel {
+  call(
+    name: string,
+    args: readonly unknown[],
+    timeoutMs: number,
+  ): Promise<{ readonly ok: true; readonly value: unknown } | { readonly ok: false; readonly why: string }>;
+}
+
 type Method = (typeof methods)[number];
 type Answers = Readonly<Record<string, (args: readonly unknown[]) => unknown>>;
 
@@ -44,8 +52,8 @@ export interface RemoteStore {
   hint(): void;
 }
 
-/** `channel` may come later than the store: the answers of its `Ipc` name `hint`. */
-export function createRemoteStore(channel: () => Ipc, commandTimeoutMs: number): RemoteStore {
+/** `channel` may come later than the store: what it is opened with names `hint`. */
+export function createRemoteStore(channel: () => StoreChannel, commandTimeoutMs: number): RemoteStore {
   const listeners = new Set<() => void>();
   const forward =
     (name: Method) =>

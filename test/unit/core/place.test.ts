@@ -55,6 +55,17 @@ describe('where a user is placed', () => {
     assert.match(where.why, new RegExp(`${home} \\(down\\)`));
   });
 
+  test('a stand-in says whether the home is dead or was taken out of service in order', () => {
+    const dead = place(after(three, { kind: 'node-down', node: home }), user);
+    const drained = place(after(three, { kind: 'admin', node: home, state: 'drain' }), user);
+    const ordered = after(three, move(user, second));
+    const orderDead = place(after(ordered, { kind: 'node-down', node: second }), user);
+    assert.deepEqual(
+      [dead, drained, orderDead].map(where => where.kind === 'failover' && where.homeDown),
+      [true, false, true],
+    );
+  });
+
   test('nowhere yet, while a fence is required and has not confirmed', () => {
     const fenced = viewOf(['n1', 'n2', 'n3'], { fence: 'required' });
     const down = after(fenced, { kind: 'node-down', node: home });

@@ -170,15 +170,22 @@ describe('when the home cannot be reached', () => {
 
   test('a user in failover is written directly without a word to any node', async () => {
     const w = world({ node: delivered, direct: delivered });
-    w.cluster.places.set('a@x', { kind: 'failover', node: 'm2', why: 'm1 is down' });
+    w.cluster.places.set('a@x', { kind: 'failover', homeDown: true, node: 'm2', why: 'm1 is down' });
     w.cluster.places.set('b@x', { kind: 'held', node: 'm1', why: 'fence' });
     w.cluster.places.set('c@x', { kind: 'none', why: 'nobody' });
     assert.deepEqual(await w.send(['a@x', 'b@x', 'c@x']), Array(3).fill('direct delivered'));
     assert.deepEqual(w.errands, ['direct: a@x b@x c@x']);
   });
 
+  test('the stand-in of a drained node takes mail as the home did, and its refusal counts', async () => {
+    const w = world({ node: delivered, direct: delivered });
+    w.cluster.places.set('a@x', { kind: 'failover', homeDown: false, node: 'm2', why: 'm1 is draining' });
+    assert.deepEqual(await w.send(['a@x']), ['node delivered']);
+    assert.deepEqual(w.errands, ['node m2: a@x']);
+  });
+
   test('`next` hands it to the node that stands in, whose 5xx is not believed', async () => {
-    const places = { kind: 'failover', node: 'm2', why: 'm1 is down' } as const;
+    const places = { kind: 'failover', homeDown: true, node: 'm2', why: 'm1 is down' } as const;
     const good = world({ node: delivered });
     good.cluster.places.set('a@x', places);
     assert.deepEqual(await good.send(['a@x'], { whenHomeDown: ['next'] }), ['node delivered']);
@@ -306,8 +313,8 @@ test('property: whatever the couriers answer, each recipient has one outcome, at
         const w = world({ node: say(1), direct: say(2), queue: queued });
         ['a@x', 'b@x', 'c@x', 'd@x'].forEach((user, i) => {
           const kind = kinds[i];
-          if (kind === 'failover' || kind === 'held')
-            w.cluster.places.set(user, { kind, node: 'm2', why: '' });
+          if (kind === 'failover') w.cluster.places.set(user, { kind, node: 'm2', why: '', homeDown: true });
+          else if (kind === 'held') w.cluster.places.set(user, { kind, node: 'm2', why: '' });
           else if (kind === 'none') w.cluster.places.set(user, { kind, why: '' });
         });
         const results = await w.send(

@@ -259,7 +259,7 @@ describe('the queue', () => {
     w.answers.set('a@x', ['doubt', 'ok']);
     w.onCarry = () => {
       if (w.carried.length === 0)
-        w.cluster.places.set('a@x', { kind: 'failover', node: 'm2', why: 'm1 is down' });
+        w.cluster.places.set('a@x', { kind: 'failover', homeDown: true, node: 'm2', why: 'm1 is down' });
     };
     await w.put('one', ['a@x']);
     await until(() => w.carried.length === 1);

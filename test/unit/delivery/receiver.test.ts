@@ -276,7 +276,7 @@ describe('recipients', () => {
     enhanced: '5.1.1',
     lines: ['<joe@example.org> No such user', 'really'],
   };
-  const failedOver = (): Place => ({ kind: 'failover', node: 'mail2', why: 'mail1 is down' });
+  const failedOver = (): Place => ({ kind: 'failover', homeDown: true, node: 'mail2', why: 'mail1 is down' });
 
   test('of other domains are refused: no open relay', async () => {
     assert.equal(await rcpt({}, 'joe@elsewhere.example'), '550 5.7.1 Relaying denied');
