@@ -10,8 +10,8 @@
 import type { Admitting } from '../cluster/admission.ts';
 import { type Canonical, canonicalUser, type UserRules } from '../core/canonical.ts';
 import { type Failure, lmtpReply, logText, smtpReply } from '../core/failure.ts';
-import { settleLmtp, settleSmtp } from '../core/settle.ts';
 import { isNodeForMail, isOtherHome } from '../core/mail-node.ts';
+import { settleLmtp, settleSmtp } from '../core/settle.ts';
 import type { ClusterNode, Outcome, Place, Recipient, Reply, User } from '../core/types.ts';
 import type { Clock } from '../net/clock.ts';
 import type { Log } from '../observe/log.ts';

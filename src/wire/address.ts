@@ -117,9 +117,7 @@ function parseDomain(text: string): string | null {
   if (text === '' || Buffer.byteLength(text) > domainLimitBytes) return null;
   if (text.startsWith('[')) return parseLiteral(text);
   const name = text.replace(/[A-Z]/g, letter => letter.toLowerCase());
-  return dotted.test(name) && name.split('.').every(label => label.length <= 63)
-    ? name
-    : null;
+  return dotted.test(name) && name.split('.').every(label => label.length <= 63) ? name : null;
 }
 
 /** RFC 5321 §4.1.3. Kept as written, but for the case of the tag. */
