@@ -2,12 +2,9 @@
  * The parent process: holds the view's store, binds the sockets, keeps its crew alive, probes the nodes, answers the admin API.
  * It meets no client but the admin's on loopback, and relays nothing.
  *
- *     prepare → hold the state → end what an earlier parent left → store → settings into the view → bind → crew → probe → serve
+ *     prepare → hold the state → end what an earlier parent left → store → doors → settings into the view → crew → admin → serve
  *     SIGHUP: reload, or keep the old settings · SIGTERM, SIGINT: drain, end · a second one: end now
  */
-
-import { readFileSync } from 'node:fs';
-import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { createApi } from './admin/api.ts';
 import { createDesk, type ServingPort, type ServingStatus } from './admin/desk.ts';
@@ -16,33 +13,29 @@ import { exit } from './cli/exit.ts';
 import { keepPins } from './cluster/pin-keeper.ts';
 import { createProber, type Prober } from './cluster/prober.ts';
 import { createProposer, type Proposer } from './cluster/proposer.ts';
-import type { HealthRules } from './core/health.ts';
-import { defaultHealthRules } from './core/health.ts';
+import { defaultHealthRules, type HealthRules, type HealthWish } from './core/health.ts';
 import type { ActivityRow, QueueAnswer } from './core/status.ts';
 import type { Evidence, Protocol } from './core/types.ts';
-import { type Crew, createCrew, type Role } from './crew.ts';
+import { type Crew, createCrew } from './crew.ts';
+import { type Current, createCurrent } from './current.ts';
 import { defaultSieve } from './delivery/writer.ts';
-import { checkTargets, type LoadedMaps, loadMaps } from './directory/map-file.ts';
-import { type MapWatch, watchMaps } from './directory/map-watch.ts';
-import { type BoundSocket, bindSocket } from './net/bound-socket.ts';
+import { type Door, doorKinds, openDoors, splitAddress } from './doors.ts';
 import { endRecorded, firstHandleFd } from './net/children.ts';
 import { realClock } from './net/clock.ts';
-import { readTls, type TlsTexts, type TlsWatch, watchTls } from './net/tls.ts';
 import { type LogWriter, openLog } from './observe/log.ts';
-import type { ListenerKind, ServingInit } from './serving.ts';
+import { createRoll } from './roll.ts';
+import type { ServingInit } from './serving.ts';
 import { nodeSpecs, timersOf, userRules, viewRules } from './settings/derived.ts';
-import { formatError } from './settings/load.ts';
-import { reload } from './settings/reload.ts';
 import type { Settings } from './settings/schema.ts';
 import { holdState, type Prepared, prepare } from './startup.ts';
 import { openJournal } from './storage/journal.ts';
-import { type EmbeddedStore, openEmbeddedStore } from './storage/store-embedded.ts';
+import { type EmbeddedStore, type OpenedStore, openEmbeddedStore } from './storage/store-embedded.ts';
 import { storeAnswers } from './storage/store-remote.ts';
 import type { WriterInit } from './writer.ts';
 
 const clock = realClock;
-const bySettings = 'settings';
 
+/** The exit code of `homing serve`. */
 export async function runParent(settingsPath: string): Promise<number> {
   const preparation = await prepare(settingsPath);
   if (!preparation.ok) return refuse(preparation.lines, preparation.exit);
@@ -50,27 +43,25 @@ export async function runParent(settingsPath: string): Promise<number> {
   const release = await holdState(prepared.folders.state);
   if (release === null)
     return refuse([`state ${prepared.folders.state}: another Homing on this machine holds it`], exit.no);
-  const logWriter = openLogOf(prepared);
-  const recordPath = join(prepared.folders.state, 'children.json');
-  const left = await endRecorded(recordPath, clock, 5000);
-  if (left.found.length > 0)
-    logWriter.log.warn({ left: left.found, allGone: left.allGone }, 'processes of an earlier start ended');
-  if (!left.allGone) return refuse(['processes of an earlier start do not end'], exit.no);
-  const store = openStore(prepared, logWriter);
-  if (!store.ok) return refuse([store.why], exit.no);
-  const sockets = bindAll(prepared.settings);
-  if (!sockets.ok) return refuse(sockets.lines, exit.no);
-  const parent = new Parent({
-    settingsPath,
-    prepared,
-    logWriter,
-    store: store.store,
-    sockets: sockets.sockets,
-    recordPath,
-  });
-  const code = await parent.run();
+  const code = await startParent(settingsPath, prepared);
   release();
   return code;
+}
+
+async function startParent(settingsPath: string, prepared: Prepared): Promise<number> {
+  const { settings, folders, servingAccount } = prepared;
+  const doors = openDoors(settings);
+  if (!doors.ok) return refuse(doors.lines, exit.no);
+  const owner = servingAccount === null ? {} : { owner: servingAccount };
+  const logWriter = openLog({ ...settings.log, role: 'parent', ...owner });
+  const recordPath = join(folders.state, 'children.json');
+  const left = await endRecorded(recordPath, clock, 5000);
+  if (left.found.length > 0) logWriter.log.warn({ left: left.found }, 'processes of an earlier start ended');
+  if (!left.allGone) return refuse(['processes of an earlier start do not end'], exit.no);
+  const opened = openStore(prepared, logWriter);
+  if (!opened.ok) return refuse([opened.why], exit.no);
+  const { store } = opened;
+  return new Parent({ settingsPath, prepared, logWriter, store, doors: doors.doors, recordPath }).run();
 }
 
 function refuse(lines: readonly string[], code: number): number {
@@ -78,18 +69,7 @@ function refuse(lines: readonly string[], code: number): number {
   return code;
 }
 
-function openLogOf({ settings, servingAccount }: Prepared): LogWriter {
-  return openLog({
-    ...settings.log,
-    role: 'parent',
-    ...(servingAccount === null ? {} : { owner: servingAccount }),
-  });
-}
-
-function openStore(
-  { settings, folders }: Prepared,
-  { log }: LogWriter,
-): { readonly ok: true; readonly store: EmbeddedStore } | { readonly ok: false; readonly why: string } {
+function openStore({ settings, folders }: Prepared, { log }: LogWriter): OpenedStore {
   const opened = openJournal({ folder: folders.state, name: 'journal' });
   if (!opened.ok) return opened;
   const { journal, records, tornBytes } = opened;
@@ -98,115 +78,74 @@ function openStore(
   return openEmbeddedStore({ journal, records, rules: viewRules(settings), run: clock.token(8) });
 }
 
-interface Door {
-  readonly kind: ListenerKind;
-  readonly name: string;
-  readonly socket: BoundSocket;
-}
-
-const kinds: readonly ListenerKind[] = ['imap', 'imaps', 'lmtp', 'smtp'];
-
-function bindAll(
-  settings: Settings,
-):
-  | { readonly ok: true; readonly sockets: readonly Door[] }
-  | { readonly ok: false; readonly lines: readonly string[] } {
-  const sockets: Door[] = [];
-  const lines: string[] = [];
-  for (const kind of kinds) {
-    for (const name of settings.listen[kind]) {
-      const { address, port } = splitAddress(name);
-      const bound = bindSocket(address, port);
-      if (bound.ok) sockets.push({ kind, name, socket: bound.socket });
-      else lines.push(`listen.${kind} ${name}: ${bound.why}`);
-    }
-  }
-  return lines.length > 0 ? { ok: false, lines } : { ok: true, sockets };
-}
-
-/** `address:port` or `[v6]:port`, as the settings checked it. */
-function splitAddress(name: string): { readonly address: string; readonly port: number } {
-  const colon = name.lastIndexOf(':');
-  return { address: name.slice(0, colon).replace(/^\[|\]$/g, ''), port: Number(name.slice(colon + 1)) };
-}
-
 interface ParentOptions {
   readonly settingsPath: string;
   readonly prepared: Prepared;
   readonly logWriter: LogWriter;
   readonly store: EmbeddedStore;
-  readonly sockets: readonly Door[];
+  readonly doors: readonly Door[];
   readonly recordPath: string;
 }
 
 class Parent {
   readonly #options: ParentOptions;
   readonly #store: EmbeddedStore;
+  readonly #roll = createRoll(clock);
+  readonly #current: Current;
   readonly #proposer: Proposer;
   readonly #prober: Prober;
   readonly #crew: Crew;
   readonly #startedAtMs = clock.wall();
-  #settings: Settings;
-  #tls: TlsTexts | null;
-  #admins: AdminListener[] = [];
-  #mapWatch: MapWatch | null = null;
-  #tlsWatch: TlsWatch | null = null;
-  /** pid → member and when it last renewed. */
-  readonly #members = new Map<number, { readonly member: string; renewedAtMs: number }>();
+  readonly #admins: AdminListener[] = [];
   #cancelWatch = () => {};
   #stopPins = () => {};
-  #ended: (code: number) => void = () => {};
   #isStopping = false;
-  #memberCount = 0;
+  #ended: (code: number) => void = () => {};
 
   constructor(options: ParentOptions) {
-    const { prepared, store, logWriter, sockets, recordPath } = options;
+    const { settingsPath, prepared, store, logWriter, doors, recordPath } = options;
+    const { settings, tls } = prepared;
     const { log } = logWriter;
     this.#options = options;
-    this.#settings = prepared.settings;
-    this.#tls = prepared.tls;
     this.#store = store;
-    const timers = timersOf(this.#settings);
-    this.#proposer = createProposer({
-      store,
+    const onExpelled = (member: string) => this.#kill(member, 'it does not answer a change of the view');
+    this.#proposer = createProposer({ store, clock, timers: timersOf(settings), log, onExpelled });
+    this.#current = createCurrent({
+      settingsPath,
+      settings,
+      tls,
+      proposer: this.#proposer,
+      mapDigest: () => store.view().map.digest,
+      onChange: () => this.#changed(),
       clock,
-      timers,
       log,
-      onExpelled: member => this.#killMember(member, 'it does not answer a change of the view'),
     });
-    this.#prober = createProber({
-      clock,
-      log,
-      ...this.#probing(),
-      onWish: ({ kind, node, why }, settled) => {
-        log.warn({ node, why }, kind);
-        void this.#proposer.wish([{ kind, node }], 'health').then(result => {
-          if (!result.ok) log.error({ node, why: result.why }, `${kind} did not come into force`);
-          settled();
-        });
-      },
-    });
+    const onWish = (wish: HealthWish, settled: () => void) => void this.#pass(wish).then(settled);
+    this.#prober = createProber({ clock, log, ...probing(settings), onWish });
     this.#crew = createCrew({
       program: process.argv[1] ?? '',
       clock,
       log,
       recordPath,
-      hasWriter: prepared.settings.spool !== null,
-      handles: sockets.map(({ socket }) => socket.handle),
-      hello: (role, pid) => this.#hello(role, pid),
+      hasWriter: settings.spool !== null,
+      handles: doors.map(({ socket }) => socket.handle),
+      hello: (role, pid) => (role === 'writer' ? this.#writerInit() : this.#servingInit(pid)),
       answers: {
         ...storeAnswers(store),
         'store.renew': ([member, beat, have]) => {
-          this.#renewed(String(member));
+          this.#roll.renewed(String(member));
           return store.renew(String(member), Number(beat), Number(have));
         },
         evidence: ([node, protocol, evidence]) =>
           this.#prober.report(String(node), protocol as Protocol, evidence as Evidence, ''),
       },
-      onServingGone: pid => this.#gone(pid),
+      onServingGone: pid => {
+        const member = this.#roll.gone(pid);
+        if (member !== null) void store.gone(member);
+      },
     });
     store.onHint(() => {
-      this.#crew.serving()?.ipc.note('store.hint', []);
+      this.#crew.note('store.hint', []);
       this.#prober.watch(store.view().nodes);
     });
   }
@@ -218,20 +157,20 @@ class Parent {
     });
     const why = (await this.#settle()) ?? (await this.#crew.start()) ?? (await this.#openAdmin());
     if (why !== null) {
-      await this.#crew.stop(0);
-      this.#finish();
+      await this.#end(0);
       return refuse([why], exit.no);
     }
     this.#prober.watch(this.#store.view().nodes);
-    this.#watchFiles();
-    this.#watchMembers();
+    this.#current.follow();
+    this.#watchRoll();
     this.#stopPins = keepPins({ store: this.#store, proposer: this.#proposer, clock });
     process.on('SIGHUP', () => void this.#reload());
     process.on('SIGTERM', () => void this.#stop('SIGTERM'));
     process.on('SIGINT', () => void this.#stop('SIGINT'));
-    const listen = Object.fromEntries(kinds.map(kind => [kind, this.#settings.listen[kind]]));
+    const { listen, nodes } = this.#current.settings();
+    const open = Object.fromEntries(doorKinds.map(kind => [kind, listen[kind]]));
     log.info(
-      { listen, nodes: this.#settings.nodes.map(node => node.name), epoch: this.#store.view().epoch },
+      { listen: open, nodes: nodes.map(node => node.name), epoch: this.#store.view().epoch },
       'serving',
     );
     return done;
@@ -239,197 +178,95 @@ class Parent {
 
   /** The settings' nodes and maps into the view, before there is any member that could be in the way. */
   async #settle(): Promise<string | null> {
-    const { map } = this.#options.prepared;
-    const nodes = await this.#proposer.wish(
-      [{ kind: 'nodes', specs: nodeSpecs(this.#settings) }],
-      bySettings,
-    );
+    const { settings, map } = this.#options.prepared;
+    const nodes = await this.#proposer.wish([{ kind: 'nodes', specs: nodeSpecs(settings) }], 'settings');
     if (!nodes.ok) return `the nodes of the settings did not come into force: ${nodes.why}`;
-    const maps = await this.#proposer.wishMap({ digest: map.map.digest, lines: map.lines }, bySettings);
+    const maps = await this.#proposer.wishMap({ digest: map.map.digest, lines: map.lines }, 'settings');
     return maps.ok ? null : `the map files did not come into force: ${maps.why}`;
   }
 
-  // What the crew is told -------------------------------------------------------------------------------------------------
+  async #pass({ kind, node, why }: HealthWish): Promise<void> {
+    const { log } = this.#options.logWriter;
+    log.warn({ node, why }, kind);
+    const result = await this.#proposer.wish([{ kind, node }], 'health');
+    if (!result.ok) log.error({ node, why: result.why }, `${kind} did not come into force`);
+  }
 
-  #hello(role: Role, pid: number): ServingInit | WriterInit {
-    const { prepared, sockets } = this.#options;
-    const { folders, servingAccount, spoolAccount } = prepared;
-    const { spool } = this.#settings;
-    const log = { ...this.#settings.log, role };
-    const writerSocket = join(folders.run, 'writer');
-    if (role === 'writer') {
-      return {
-        log,
-        socketPath: writerSocket,
-        spool: {
-          path: spool?.path ?? '',
-          mark: spool?.mark ?? '',
-          home: null,
-          sieve: this.#settings.delivery.sieve === 'bypass' ? [] : defaultSieve,
-          account: spoolAccount,
-          create: false,
-        },
-        runAs: spoolAccount,
-        socketOwner: servingAccount,
-      };
-    }
-    const member = `${hostname()}/${pid}/${++this.#memberCount}`;
-    const dead = [...this.#members.values()].map(each => each.member);
-    this.#members.clear();
-    this.#members.set(pid, { member, renewedAtMs: clock.now() });
+  #writerInit(): WriterInit {
+    const { folders, servingAccount, spoolAccount } = this.#options.prepared;
+    const { spool, delivery, log } = this.#current.settings();
     return {
-      settings: this.#settings,
-      tls: this.#tls,
-      log,
-      identity: { member, machine: hostname(), boot: bootId(), pid },
-      dead,
+      log: { ...log, role: 'writer' },
+      socketPath: join(folders.run, 'writer'),
+      spool: {
+        path: spool?.path ?? '',
+        mark: spool?.mark ?? '',
+        home: null,
+        sieve: delivery.sieve === 'bypass' ? [] : defaultSieve,
+        account: spoolAccount,
+        create: false,
+      },
+      runAs: spoolAccount,
+      socketOwner: servingAccount,
+    };
+  }
+
+  #servingInit(pid: number): ServingInit {
+    const { prepared, doors } = this.#options;
+    const { folders, servingAccount } = prepared;
+    const settings = this.#current.settings();
+    return {
+      ...this.#roll.enter(pid),
+      settings,
+      tls: this.#current.tls(),
+      log: { ...settings.log, role: 'serving' },
       runAs: servingAccount,
       folders,
-      writerSocket: spool === null ? null : writerSocket,
-      listeners: sockets.map(({ kind, name }, index) => ({ kind, name, fd: firstHandleFd + index })),
+      writerSocket: settings.spool === null ? null : join(folders.run, 'writer'),
+      listeners: doors.map(({ kind, name }, index) => ({ kind, name, fd: firstHandleFd + index })),
     };
   }
 
-  // Members ---------------------------------------------------------------------------------------------------------------
-
-  #renewed(member: string): void {
-    for (const each of this.#members.values()) if (each.member === member) each.renewedAtMs = clock.now();
+  #kill(member: string, why: string): void {
+    const pid = this.#roll.pidOf(member);
+    if (pid !== null) this.#crew.killServing(pid, why);
   }
 
-  #gone(pid: number): void {
-    const known = this.#members.get(pid);
-    this.#members.delete(pid);
-    if (known) void this.#store.gone(known.member);
+  #watchRoll(): void {
+    const { lapseMs } = timersOf(this.#current.settings());
+    for (const member of this.#roll.lapsed(lapseMs)) this.#kill(member, 'its lease has lapsed');
+    this.#cancelWatch = clock.after(500, () => this.#watchRoll());
   }
 
-  #killMember(member: string, why: string): void {
-    for (const [pid, each] of this.#members) if (each.member === member) this.#crew.killServing(pid, why);
-  }
-
-  /** A lapse is SIGKILL (barrier.md §10): the kernel's report of the end then makes it certain. */
-  #watchMembers(): void {
-    const { lapseMs } = timersOf(this.#settings);
-    for (const each of this.#members.values())
-      if (clock.now() - each.renewedAtMs > lapseMs) this.#killMember(each.member, 'its lease has lapsed');
-    this.#cancelWatch = clock.after(500, () => this.#watchMembers());
-  }
-
-  // Settings and files ----------------------------------------------------------------------------------------------------
-
-  #probing(): { readonly rules: HealthRules; readonly timeoutMs: number } {
-    const { health, self } = this.#settings;
-    const { interval: intervalMs, timeout: timeoutMs, rise, fall, jitter, panic: panicShare } = health;
-    const greetingFallMs = health.greetingTimeout;
-    return {
-      rules: { ...defaultHealthRules, intervalMs, rise, fall, jitter, panicShare, greetingFallMs, self },
-      timeoutMs,
-    };
-  }
-
-  #watchFiles(): void {
-    const { log } = this.#options.logWriter;
-    this.#mapWatch?.stop();
-    this.#tlsWatch?.stop();
-    const { maps, tls } = this.#settings;
-    this.#mapWatch = watchMaps({
-      files: maps,
-      rules: userRules(this.#settings),
-      digest: this.#store.view().map.digest,
-      onChange: loaded => void this.#mapsChanged(loaded),
-      clock,
-    });
-    this.#tlsWatch =
-      tls === null
-        ? null
-        : watchTls({
-            files: tls,
-            clock,
-            log,
-            onChange: texts => {
-              this.#tls = texts;
-              this.#tellChange();
-            },
-          });
-  }
-
-  async #mapsChanged(loaded: LoadedMaps): Promise<void> {
-    const { log } = this.#options.logWriter;
-    const errors = loaded.ok ? checkTargets(loaded.lines, nodeSpecs(this.#settings)) : loaded.errors;
-    for (const { file, line, message } of errors)
-      log.error({ file, line, why: message }, 'map files: the last good map stays');
-    if (!loaded.ok || errors.length > 0) return;
-    const { digest } = loaded.map;
-    const done = await this.#proposer.wishMap({ digest, lines: loaded.lines }, 'map files');
-    if (done.ok) log.info({ lines: loaded.lines.length, epoch: done.epoch }, 'map files read anew');
-    else log.error({ why: done.why }, 'map files did not come into force');
-  }
-
-  #tellChange(): void {
-    this.#crew.note('change', [{ settings: this.#settings, tls: this.#tls }]);
+  #changed(): void {
+    const settings = this.#current.settings();
+    this.#options.logWriter.log.level = settings.log.level;
+    this.#prober.change(probing(settings));
+    this.#crew.note('change', [{ settings, tls: this.#current.tls() }]);
   }
 
   async #reload(): Promise<void> {
-    const { logWriter, settingsPath } = this.#options;
-    const { log } = logWriter;
-    logWriter.reopen();
+    // The parent first: it makes the new file, and gives it to the account that the others write it as.
+    this.#options.logWriter.reopen();
     this.#crew.note('reopen-log', []);
-    const loaded = await reload(this.#settings, settingsPath);
-    if (!loaded.ok) {
-      for (const error of loaded.errors)
-        log.error({ why: formatError(error) }, 'reload: the old settings stay');
-      return;
-    }
-    const tls = await this.#readTls(loaded.settings);
-    const maps = await loadMaps(loaded.settings.maps, userRules(loaded.settings));
-    const wrong = maps.ok ? checkTargets(maps.lines, nodeSpecs(loaded.settings)) : maps.errors;
-    for (const { file, line, message } of wrong)
-      log.error({ file, line, why: message }, 'reload: the old settings stay');
-    if (tls === 'wrong' || !maps.ok || wrong.length > 0) return;
-    this.#settings = keepRunning(this.#settings, loaded.settings, loaded.needRestart);
-    this.#tls = tls;
-    log.level = this.#settings.log.level;
-    this.#prober.change(this.#probing());
-    this.#tellChange();
-    this.#watchFiles();
-    const nodes = await this.#proposer.wish(
-      [{ kind: 'nodes', specs: nodeSpecs(this.#settings) }],
-      bySettings,
-    );
-    if (!nodes.ok) log.error({ why: nodes.why }, 'reload: the nodes did not come into force');
-    await this.#mapsChanged(maps);
-    log.info(
-      { changed: loaded.changed, needRestart: loaded.needRestart, epoch: this.#store.view().epoch },
-      'reloaded',
-    );
+    await this.#current.reload();
   }
-
-  async #readTls({ tls }: Settings): Promise<TlsTexts | null | 'wrong'> {
-    if (tls === null) return null;
-    const read = await readTls(tls);
-    if (read.ok) return read.texts;
-    this.#options.logWriter.log.error({ why: read.why }, 'reload: the old settings stay');
-    return 'wrong';
-  }
-
-  // Admin -----------------------------------------------------------------------------------------------------------------
 
   async #openAdmin(): Promise<string | null> {
     const { log } = this.#options.logWriter;
-    const api = createApi(
-      createDesk({
-        cluster: this.#settings.cluster,
-        startedAtMs: this.#startedAtMs,
-        view: () => this.#store.view(),
-        prober: this.#prober,
-        proposer: this.#proposer,
-        serving: () => this.#servingPort(),
-        userRules: () => userRules(this.#settings),
-        clock,
-      }),
-    );
-    for (const name of this.#settings.listen.admin) {
-      const { address, port } = splitAddress(name);
-      const opened = await listenAdmin({ api, address, port, log });
+    const { cluster, listen } = this.#options.prepared.settings;
+    const desk = createDesk({
+      cluster,
+      startedAtMs: this.#startedAtMs,
+      view: () => this.#store.view(),
+      prober: this.#prober,
+      proposer: this.#proposer,
+      serving: () => this.#servingPort(),
+      userRules: () => userRules(this.#current.settings()),
+      clock,
+    });
+    for (const name of listen.admin) {
+      const opened = await listenAdmin({ api: createApi(desk), ...splitAddress(name), log });
       if (!opened.ok) return `listen.admin ${name}: ${opened.why}`;
       this.#admins.push(opened.listener);
     }
@@ -452,69 +289,32 @@ class Parent {
     };
   }
 
-  // The end ---------------------------------------------------------------------------------------------------------------
-
   async #stop(signal: string): Promise<void> {
-    const { log } = this.#options.logWriter;
-    if (this.#isStopping) {
-      log.warn({ signal }, 'ended at once');
-      await this.#crew.stop(0);
-      this.#finish();
-      return;
-    }
+    const limitMs = this.#isStopping ? 0 : this.#current.settings().shutdown.limit;
+    this.#options.logWriter.log.info({ signal, limitMs }, 'draining');
     this.#isStopping = true;
-    log.info({ signal, limitMs: this.#settings.shutdown.limit }, 'draining');
-    await this.#crew.stop(this.#settings.shutdown.limit);
-    this.#finish();
+    await this.#end(limitMs);
+    this.#ended(exit.ok);
   }
 
-  #finish(): void {
-    const { logWriter, sockets } = this.#options;
+  async #end(limitMs: number): Promise<void> {
+    const { logWriter, doors } = this.#options;
+    await this.#crew.stop(limitMs);
     this.#cancelWatch();
     this.#stopPins();
-    this.#mapWatch?.stop();
-    this.#tlsWatch?.stop();
+    this.#current.stop();
     this.#prober.stop();
     this.#proposer.stop();
-    for (const { socket } of sockets) socket.close();
-    void Promise.all(this.#admins.map(admin => admin.close())).then(() => {
-      this.#store.close();
-      logWriter.log.info('ended');
-      logWriter.flush();
-      this.#ended(exit.ok);
-    });
+    for (const { socket } of doors) socket.close();
+    await Promise.all(this.#admins.map(admin => admin.close()));
+    this.#store.close();
+    logWriter.log.info('ended');
+    logWriter.flush();
   }
 }
 
-function bootId(): string {
-  try {
-    return readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
-  } catch {
-    return '';
-  }
-}
-
-/** New settings, but for the keys that only a restart brings in: the process goes on as it was started. */
-function keepRunning(before: Settings, after: Settings, needRestart: readonly string[]): Settings {
-  const kept = structuredClone(after) as Record<string, unknown>;
-  for (const key of needRestart) {
-    const path = key.split('.');
-    copyAt(kept, before as unknown as Record<string, unknown>, path);
-  }
-  return kept as unknown as Settings;
-}
-
-function copyAt(
-  to: Record<string, unknown>,
-  from: Record<string, unknown>,
-  [first, ...rest]: readonly string[],
-): void {
-  if (first === undefined) return;
-  const [inner, other] = [to[first], from[first]];
-  if (rest.length === 0) to[first] = other;
-  else if (isGroup(inner) && isGroup(other)) copyAt(inner, other, rest);
-}
-
-function isGroup(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
+function probing({ health, self }: Settings): { readonly rules: HealthRules; readonly timeoutMs: number } {
+  const { interval: intervalMs, timeout: timeoutMs, rise, fall, jitter, panic: panicShare } = health;
+  const rules = { rise, fall, intervalMs, jitter, panicShare, greetingFallMs: health.greetingTimeout, self };
+  return { rules: { ...defaultHealthRules, ...rules }, timeoutMs };
 }

@@ -2,9 +2,11 @@
  * `homing check`: is what the settings name really there? One row a question: settings, map files, certificate, accounts, spool, folders, and
  * the greeting of each backend of each node. Changes nothing, and asks nodes no more than a probe does.
  */
+
 import { probeBackend } from '../backend/probe.ts';
 import type { NodeSpec, Protocol } from '../core/types.ts';
 import { checkTargets, loadMaps } from '../directory/map-file.ts';
+import { realClock } from '../net/clock.ts';
 import { nodeSpecs, userRules } from '../settings/derived.ts';
 import type { Settings } from '../settings/schema.ts';
 import { checkFolders, checkSpool } from './check-files.ts';
@@ -29,7 +31,7 @@ export async function runCheck(asked: Asked, io: Io): Promise<number> {
   const parts = await Promise.all([
     [{ check: 'settings', result: 'ok' as const, why: `${asked.settingsPath}: ${nodes}` }],
     checkMaps(settings),
-    checkTls(settings, Date.now()),
+    checkTls(settings, realClock.wall()),
     checkSpool(settings),
     checkFolders(settings),
     checkNodes(settings),

@@ -1,8 +1,10 @@
 /**
  * `homing explain USER`: where the running Homing places a user and why, from GET /v1/explain. Exit 1 where no node can take the user.
  */
+
 import type { ExplainAnswer } from '../core/status.ts';
 import type { Target } from '../core/types.ts';
+import { realClock } from '../net/clock.ts';
 import type { Asked } from './cli.ts';
 import type { Io } from './io.ts';
 import { sessionTable } from './lists.ts';
@@ -11,7 +13,7 @@ import { printable, table } from './table.ts';
 
 export async function runExplain(asked: Asked, io: Io): Promise<number> {
   const path = `/v1/explain?user=${encodeURIComponent(asked.words[0] ?? '')}`;
-  const render = (a: ExplainAnswer, c: number | null) => renderExplain(a, c, Date.now());
+  const render = (a: ExplainAnswer, c: number | null) => renderExplain(a, c, realClock.wall());
   return show<ExplainAnswer>({ method: 'GET', path, timeoutMs: 10_000 }, render, asked, io);
 }
 

@@ -1,7 +1,9 @@
 /**
  * `homing sessions` and `homing queue`: what is under way and what waits.
  */
+
 import type { ActivityRow, QueueAnswer, SessionsAnswer } from '../core/status.ts';
+import { realClock } from '../net/clock.ts';
 import type { Asked } from './cli.ts';
 import type { Io } from './io.ts';
 import { type Shown, show } from './show.ts';
@@ -10,7 +12,7 @@ import { ageText, type Column, table } from './table.ts';
 export const runSessions = (asked: Asked, io: Io): Promise<number> =>
   show<SessionsAnswer>(
     { method: 'GET', path: '/v1/sessions', timeoutMs: 30_000 },
-    ({ sessions }, columns) => ({ lines: sessionTable(sessions, columns, Date.now()) }),
+    ({ sessions }, columns) => ({ lines: sessionTable(sessions, columns, realClock.wall()) }),
     asked,
     io,
   );

@@ -1,7 +1,9 @@
 /**
  * `homing status`: the cluster at a glance, from GET /v1/status.
  */
+
 import type { EvidenceRow, StatusAnswer } from '../core/status.ts';
+import { realClock } from '../net/clock.ts';
 import type { Asked } from './cli.ts';
 import type { Io } from './io.ts';
 import { type Shown, show } from './show.ts';
@@ -10,7 +12,7 @@ import { ageText, type Column, printable, table } from './table.ts';
 export const runStatus = (asked: Asked, io: Io): Promise<number> =>
   show<StatusAnswer>(
     { method: 'GET', path: '/v1/status', timeoutMs: 10_000 },
-    (a, c) => renderStatus(a, c, Date.now()),
+    (a, c) => renderStatus(a, c, realClock.wall()),
     asked,
     io,
   );
