@@ -4,6 +4,7 @@
  * next step, so that a crash between any two leaves an entry that says less than happened, or calls it in doubt, never more.
  */
 import { type Failure, logText } from '../core/failure.ts';
+import { isNodeForMail } from '../core/mail-node.ts';
 import { nextAttempt } from '../core/retry.ts';
 import type { NodeName, Outcome, Recipient, Reply } from '../core/types.ts';
 import type { Doubt, QueuedRecipient, QueueEnvelope } from '../storage/queue-envelope.ts';
@@ -130,9 +131,7 @@ class Attempt {
     const node = admitting.node(doubt.node);
     if (node === null) return {};
     const place = admitting.peek(user);
-    const elsewhere =
-      (place.kind === 'home' || place.kind === 'override' || place.kind === 'pin') &&
-      place.node !== doubt.node;
+    const elsewhere = isNodeForMail(place) && 'node' in place && place.node !== doubt.node;
     return elsewhere && node.health === 'up' ? {} : { onlyNode: doubt.node };
   }
 

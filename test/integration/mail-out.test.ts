@@ -41,7 +41,8 @@ before(async () => {
   folder = await openTempFolder('mail-out');
   node = await startDovecotNode({
     name: 'm1',
-    address: '127.0.0.13',
+    // An address that nothing else starts nodes on: a port that is free while the node is dead must stay ours.
+    address: '127.0.0.61',
     spoolDir: join(folder.path, 'spool'),
     runDir: join(folder.path, 'm1'),
     users,

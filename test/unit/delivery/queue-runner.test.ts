@@ -287,6 +287,20 @@ describe('the queue', () => {
     );
   });
 
+  test('nor one whose node is drained and alive, while mail goes to the next node', async t => {
+    const w = await world(t);
+    await w.runner.start();
+    w.answers.set('a@x', ['doubt', 'ok']);
+    w.onCarry = () =>
+      void w.cluster.places.set('a@x', { kind: 'failover', homeDown: false, node: 'm2', why: 'drained' });
+    await w.put('one', ['a@x']);
+    await until(() => w.runner.counts().entries === 0);
+    assert.deepEqual(
+      w.carried.map(each => each.node),
+      ['m1', 'm2'],
+    );
+  });
+
   test('where it is about to go is on disk before it goes, and taken off when it surely did not arrive', async t => {
     const w = await world(t);
     await w.runner.start();
