@@ -6,7 +6,8 @@
  *     flowing ──one side's FIN──▶ half-closed ──the other's FIN──▶ ended          (after a while without progress: ended)
  *        └── close(reason) ──▶ closing: FIN to the node, client closed ──node's FIN or RST, or quietMs──▶ ended
  *
- * Must never hold more than a socket's buffers for a slow reader, nor relay a byte once `isLive` says no (barrier §5).
+ * While `isLive` says no (our lease is over) nothing is passed on; it goes on where the lease is renewed (barrier §5). Must never
+ * hold more than a socket's buffers for a slow reader.
  */
 import type { Socket } from 'node:net';
 import type { Clock } from './clock.ts';
@@ -19,7 +20,7 @@ export interface RelayOptions {
   readonly toClient: Buffer;
   /** The client's FIN was seen before the relay began. */
   readonly clientEnded: boolean;
-  /** False once the lease or the entry is gone: asked before each chunk is passed on. Cheap. */
+  /** False while the lease is over, or once the entry is to be closed: asked before each chunk is passed on. Cheap. */
   readonly isLive: () => boolean;
   /** How long a closed node may take for its end of the connection (`move.quiet`). */
   readonly quietMs: number;
@@ -50,6 +51,8 @@ export interface Relay {
 const clientProbeMs = 30 * 60_000;
 const nodeProbeMs = 2 * 60_000;
 const defaultLingerMs = 60_000;
+const heldLookMs = 50;
+const heldLimitMs = 30_000;
 
 export function createRelay(client: Socket, node: Socket, options: RelayOptions): Relay {
   return new StreamRelay(client, node, options);
@@ -70,6 +73,9 @@ class StreamRelay implements Relay {
   #nodeEnded = false;
   #finished = false;
   #cancelTimer: (() => void) | null = null;
+  /** Chunks that came while we were not live: at most one from each side, since both are paused then. */
+  readonly #held: { readonly chunk: Buffer; readonly from: Socket; readonly to: Socket }[] = [];
+  #cancelLook: (() => void) | null = null;
   bytesIn = 0;
   bytesOut = 0;
 
@@ -90,21 +96,21 @@ class StreamRelay implements Relay {
     if (client.destroyed) this.#clientGone('client-reset');
     else if (options.clientEnded) this.#clientEnd();
     if (node.destroyed || node.readableEnded) this.#nodeEnd();
-    if (!client.writableNeedDrain && !this.#closing) node.resume();
-    if (!node.writableNeedDrain && !this.#closing) client.resume();
+    this.#resume();
   }
 
   close(reason: string): void {
     if (this.#closing || this.#finished) return;
     this.#closing = true;
     this.#why ??= reason;
-    this.#cancelTimer?.();
+    this.#letGo();
     this.#cancelTimer = this.#clock.after(this.#quietMs, () => this.#finish());
     // What the node still says is read and dropped, so that its FIN is seen however slow the client is.
     this.#node.resume();
     this.#node.end();
     this.#client.pause();
     this.#client.end();
+    if (this.#node.readableEnded) this.#nodeEnd();
     if (this.#nodeEnded) this.#settle();
   }
 
@@ -113,8 +119,8 @@ class StreamRelay implements Relay {
     const node = this.#node;
     client.on('data', chunk => this.#pass(chunk, client, node));
     node.on('data', chunk => this.#pass(chunk, node, client));
-    client.on('drain', () => this.#closing || node.resume());
-    node.on('drain', () => this.#closing || client.resume());
+    client.on('drain', () => this.#resume());
+    node.on('drain', () => this.#resume());
     client.on('end', () => this.#clientEnd());
     node.on('end', () => this.#nodeEnd());
     client.on('finish', () => this.#settle());
@@ -126,8 +132,8 @@ class StreamRelay implements Relay {
 
   #pass(chunk: Buffer, from: Socket, to: Socket): void {
     if (this.#closing || this.#finished) return;
-    if (!this.#isLive()) {
-      this.close('lease-lost');
+    if (this.#held.length > 0 || !this.#isLive()) {
+      this.#hold(chunk, from, to);
       return;
     }
     if (from === this.#client) this.bytesIn += chunk.length;
@@ -135,8 +141,39 @@ class StreamRelay implements Relay {
     if (to.writable && !to.write(chunk)) from.pause();
   }
 
+  /** Reads on, each side as far as the other takes it. */
+  #resume(): void {
+    if (this.#closing || this.#finished || this.#held.length > 0) return;
+    if (!this.#client.writableNeedDrain) this.#node.resume();
+    if (!this.#node.writableNeedDrain) this.#client.resume();
+  }
+
+  #hold(chunk: Buffer, from: Socket, to: Socket): void {
+    this.#held.push({ chunk, from, to });
+    this.#client.pause();
+    this.#node.pause();
+    if (this.#held.length === 1) this.#lookAgain(this.#clock.now() + heldLimitMs);
+  }
+
+  #lookAgain(untilMs: number): void {
+    this.#cancelLook = this.#clock.after(heldLookMs, () => {
+      if (this.#isLive()) this.#goOn();
+      // The cluster closes us long before; this is the belt.
+      else if (this.#clock.now() >= untilMs) this.close('lease-lost');
+      else this.#lookAgain(untilMs);
+    });
+  }
+
+  #goOn(): void {
+    for (const { chunk, from, to } of this.#held.splice(0)) this.#pass(chunk, from, to);
+    if (this.#client.readableEnded) this.#clientEnd();
+    if (this.#node.readableEnded) this.#nodeEnd();
+    this.#resume();
+  }
+
   #clientEnd(): void {
-    if (this.#clientEnded) return;
+    // Behind a held chunk: its turn comes in `goOn`.
+    if (this.#clientEnded || this.#held.length > 0) return;
     this.#clientEnded = true;
     this.#why ??= 'client-closed';
     this.#node.end();
@@ -144,7 +181,7 @@ class StreamRelay implements Relay {
   }
 
   #nodeEnd(): void {
-    if (this.#nodeEnded) return;
+    if (this.#nodeEnded || (this.#held.length > 0 && !this.#closing)) return;
     this.#nodeEnded = true;
     this.#why ??= 'node-closed';
     this.#client.end();
@@ -193,14 +230,21 @@ class StreamRelay implements Relay {
   #finish(): void {
     if (this.#finished) return;
     this.#finished = true;
-    this.#cancelTimer?.();
-    this.#cancelTimer = null;
+    this.#letGo();
     // Without its own end the node gets a reset: nothing that we sent may still be worked on as if we were there.
     if (this.#nodeEnded) this.#node.destroySoon();
     else this.#node.resetAndDestroy();
     this.#dismissClient();
     const { bytesIn, bytesOut } = this;
     this.#onEnd({ why: this.#why ?? 'ended', nodeEnded: this.#nodeEnded, bytesIn, bytesOut });
+  }
+
+  #letGo(): void {
+    this.#held.length = 0;
+    this.#cancelLook?.();
+    this.#cancelTimer?.();
+    this.#cancelLook = null;
+    this.#cancelTimer = null;
   }
 
   /** It gets what was written, if it takes it soon. */

@@ -198,20 +198,40 @@ describe('the relay', () => {
     assert.ok(performance.now() - startedAt < 1500);
   });
 
-  test('passes nothing on once the lease is gone', async () => {
+  test('passes nothing on while the lease is over, and goes on where it was when the lease is renewed', async () => {
     let live = true;
     const { client, node, end } = await bench({ isLive: () => live });
-    client.write('yes');
+    client.write('yes ');
+    const heard: string[] = [];
+    node.on('data', chunk => heard.push(String(chunk)));
     node.resume();
     await once(node, 'data');
     live = false;
-    client.write('no');
-    const heard: string[] = [];
-    node.on('data', chunk => heard.push(String(chunk)));
+    client.end('late');
+    node.write('answer');
+    await new Promise(resolve => setTimeout(resolve, 120));
+    assert.deepEqual([heard.join(''), client.readableLength], ['yes ', 0]);
+    live = true;
     await once(node, 'end');
+    assert.equal(heard.join(''), 'yes late');
     node.end();
-    assert.equal((await end).why, 'lease-lost');
-    assert.deepEqual(heard, []);
+    assert.equal((await client.toArray()).join(''), 'answer');
+    assert.deepEqual((({ why, bytesIn, bytesOut }) => [why, bytesIn, bytesOut])(await end), [
+      'client-closed',
+      8,
+      6,
+    ]);
+  });
+
+  test('drops what it held back when it is closed for good', async () => {
+    const { client, node, relay, end } = await bench({ isLive: () => false, toNode: Buffer.from('never') });
+    client.write('neither');
+    await new Promise(resolve => setTimeout(resolve, 20));
+    relay.close('node-down');
+    assert.equal((await node.toArray()).join(''), '');
+    node.end();
+    const result = await end;
+    assert.deepEqual([result.why, result.nodeEnded, result.bytesIn], ['node-down', true, 0]);
   });
 
   test('is not kept for ever by a side that never ends after the other has', async () => {
