@@ -50,14 +50,15 @@ export async function runParent(settingsPath: string): Promise<number> {
 
 async function startParent(settingsPath: string, prepared: Prepared): Promise<number> {
   const { settings, folders, servingAccount } = prepared;
-  const doors = openDoors(settings);
-  if (!doors.ok) return refuse(doors.lines, exit.no);
   const owner = servingAccount === null ? {} : { owner: servingAccount };
   const logWriter = openLog({ ...settings.log, role: 'parent', ...owner });
   const recordPath = join(folders.state, 'children.json');
   const left = await endRecorded(recordPath, clock, 5000);
   if (left.found.length > 0) logWriter.log.warn({ left: left.found }, 'processes of an earlier start ended');
   if (!left.allGone) return refuse(['processes of an earlier start do not end'], exit.no);
+  // Only now: what an earlier start left behind holds its listening sockets.
+  const doors = openDoors(settings);
+  if (!doors.ok) return refuse(doors.lines, exit.no);
   const opened = openStore(prepared, logWriter);
   if (!opened.ok) return refuse([opened.why], exit.no);
   const { store } = opened;

@@ -2,7 +2,7 @@
  * What must be right before anything is served: settings, certificate, maps, accounts, folders, and that no other Homing holds the
  * state. Everything that is wrong is said at once, by name; nothing is started on a guess.
  */
-import { chownSync, mkdirSync, statSync } from 'node:fs';
+import { accessSync, chownSync, closeSync, constants, mkdirSync, openSync, statSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { dirname, join } from 'node:path';
 import { exit } from './cli/exit.ts';
@@ -56,7 +56,9 @@ export async function prepare(settingsPath: string): Promise<Preparation> {
   const servingAccount = await servingAccountOf(settings);
   if (servingAccount === 'missing')
     lines.push(
-      `${settingsPath}: runAs: there is no account for the serving process: useradd --system homing`,
+      settings.runAs === null
+        ? `${settingsPath}: runAs: there is no account for the serving process: useradd --system homing`
+        : `${settingsPath}: runAs: there is no account ${settings.runAs} on this machine that is not root`,
     );
   const spoolAccount = await spoolAccountOf(settings);
   if (spoolAccount === 'missing')
@@ -67,7 +69,7 @@ export async function prepare(settingsPath: string): Promise<Preparation> {
   if (lines.length > 0 || !maps.ok || servingAccount === 'missing' || spoolAccount === 'missing')
     return { ok: false, exit: exit.settings, lines };
   const folders = makeFolders(settings, servingAccount);
-  if (!folders.ok) return { ok: false, exit: exit.no, lines: [folders.why] };
+  if (!folders.ok) return { ok: false, exit: exit.no, lines: folders.lines };
   return {
     ok: true,
     prepared: {
@@ -99,27 +101,49 @@ async function spoolAccountOf({ spool }: Settings): Promise<Account | null | 'mi
 }
 
 function makeFolders(
-  { state, queue }: Settings,
+  { state, queue, log }: Settings,
   owner: Account | null,
-): { readonly ok: true; readonly folders: Folders } | { readonly ok: false; readonly why: string } {
+):
+  | { readonly ok: true; readonly folders: Folders }
+  | { readonly ok: false; readonly lines: readonly string[] } {
   const folders: Folders = {
     state: state.path,
     queue: join(queue.path, 'messages'),
     run: join(queue.path, 'run'),
     bodies: join(queue.path, 'bodies'),
   };
+  // Those above are made passable: the serving process must get to its own.
+  const made = (key: string, path: string, inside: readonly string[], account: Account | null) =>
+    tried(`${key} ${path}`, () => {
+      mkdirSync(dirname(path), { recursive: true, mode: 0o755 });
+      for (const folder of [path, ...inside]) {
+        mkdirSync(folder, { recursive: true, mode: 0o700 });
+        if (account !== null) chownSync(folder, account.uid, account.gid);
+      }
+      accessSync(path, constants.R_OK | constants.W_OK | constants.X_OK);
+    });
+  const inQueue = [folders.queue, folders.bodies, folders.run];
+  const lines = [
+    ...made('state.path', state.path, [], null),
+    ...made('queue.path', queue.path, inQueue, owner),
+    ...(log.file === '-' ? [] : tried(`log.file ${log.file}`, () => makeFile(log.file))),
+  ];
+  return lines.length > 0 ? { ok: false, lines } : { ok: true, folders };
+}
+
+/** The log is opened for good a moment later; here it is only tried, so that what is wrong is named. */
+function makeFile(path: string): void {
+  mkdirSync(dirname(path), { recursive: true, mode: 0o755 });
+  closeSync(openSync(path, 'a'));
+}
+
+/** Why `act` failed, after `what`; nothing where it did not. */
+function tried(what: string, act: () => void): readonly string[] {
   try {
-    // Those above are made passable: the serving process must get to its own.
-    for (const folder of [folders.state, folders.queue])
-      mkdirSync(dirname(folder), { recursive: true, mode: 0o755 });
-    mkdirSync(folders.state, { recursive: true, mode: 0o700 });
-    for (const folder of [queue.path, folders.queue, folders.bodies, folders.run]) {
-      mkdirSync(folder, { recursive: true, mode: 0o700 });
-      if (owner !== null) chownSync(folder, owner.uid, owner.gid);
-    }
-    return { ok: true, folders };
+    act();
+    return [];
   } catch (error) {
-    return { ok: false, why: error instanceof Error ? error.message : String(error) };
+    return [`${what}: ${error instanceof Error ? error.message : String(error)}`];
   }
 }
 

@@ -56,6 +56,7 @@ export function openJournal(options: {
     const read = readRecords(content, maxRecordBytes);
     if (read.damagedAt !== null) {
       fs.closeSync(fd);
+      if (isForeign(content)) return { ok: false, why: `${file} is no journal of Homing: move it away` };
       return { ok: false, why: damage(file, read.damagedAt, content.length) };
     }
     if (read.goodBytes < content.length) {
@@ -199,7 +200,8 @@ export function readRecords(content: Buffer, maxRecordBytes: number): ReadRecord
   while (at < content.length) {
     const found = readOne(content, at, maxRecordBytes);
     if (found === null || found.number !== records.length) {
-      const damagedAt = followed(content, found === null ? at + 1 : at, maxRecordBytes) ? at : null;
+      const isDamaged = isForeign(content) || followed(content, found === null ? at + 1 : at, maxRecordBytes);
+      const damagedAt = isDamaged ? at : null;
       return { records, goodBytes: at, damagedAt };
     }
     records.push(found.record);
@@ -222,6 +224,12 @@ function readOne(
   const payload = content.subarray(at + headerBytes, end);
   if (checksum(header, payload) !== header.readUInt32LE(12)) return null;
   return { record: JSON.parse(payload.toString('utf8')) as unknown, number: header.readUInt32LE(8), end };
+}
+
+/** A torn first record begins with our mark, or with the zeros of blocks never written. All else was never a journal. */
+function isForeign(content: Buffer): boolean {
+  const start = content.subarray(0, mark.length);
+  return !start.equals(mark.subarray(0, start.length)) && start.some(byte => byte !== 0);
 }
 
 /** Is there any whole record at or after `from`? Then what is broken before it is no torn tail. */

@@ -44,6 +44,16 @@ describe('the journal', () => {
     assert.deepEqual(read(), [{ a: 1 }, ['zwei', 'ü'], 3, 'more']);
   });
 
+  test('a file that never was a journal is refused as it is; zeros that a crash left are a torn tail', () => {
+    fs.writeFileSync(file(), 'nodes: []\n');
+    const opened = openJournal({ folder, name: 'j' });
+    assert.ok(!opened.ok);
+    assert.match(opened.why, /j is no journal/);
+    assert.equal(fs.readFileSync(file(), 'utf8'), 'nodes: []\n');
+    fs.writeFileSync(file(), Buffer.alloc(4096));
+    assert.deepEqual(read(), []);
+  });
+
   test('torn at any byte: every record that was whole is there, and it can be written on', () => {
     const ends = write({ first: 'x' }, { second: 'HJ01 yy' }, { third: 'zzz' });
     const content = fs.readFileSync(file());
