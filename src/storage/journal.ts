@@ -56,7 +56,8 @@ export function openJournal(options: {
     const read = readRecords(content, maxRecordBytes);
     if (read.damagedAt !== null) {
       fs.closeSync(fd);
-      if (isForeign(content)) return { ok: false, why: `${file} is no journal of Homing: move it away` };
+      if (isForeign(content) && !followed(content, 1, maxRecordBytes))
+        return { ok: false, why: `${file} is no journal of Homing: move it away` };
       return { ok: false, why: damage(file, read.damagedAt, content.length) };
     }
     if (read.goodBytes < content.length) {
