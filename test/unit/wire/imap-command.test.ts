@@ -10,7 +10,7 @@ import {
 } from '../../../src/wire/imap-command.ts';
 
 function show(token: Token): string {
-  if (token.kind === 'open' || token.kind === 'close') return token.kind;
+  if (!('bytes' in token)) return token.kind;
   return `${token.kind}:${token.bytes.toString('latin1')}`;
 }
 
