@@ -266,7 +266,12 @@ const explained: ExplainAnswer = {
   user: 'joe@example.org',
   affinityKey: 'joe@example.org',
   home: 'mail1',
-  place: { kind: 'failover', homeDown: true, node: 'mail2', why: 'next in the ranking of pool default, after mail1 (down)' },
+  place: {
+    kind: 'failover',
+    homeDown: true,
+    node: 'mail2',
+    why: 'next in the ranking of pool default, after mail1 (down)',
+  },
   ranking: [
     { node: 'mail1', weight: 100, admin: 'ready', health: 'down', eligible: false, why: 'down' },
     { node: 'mail2', weight: 100, admin: 'ready', health: 'up', eligible: true, why: '' },
