@@ -30,9 +30,20 @@ interface Maker {
   readonly wish: CreationWish;
 }
 
+/** A rename takes the place of an empty folder: who was inside finds it gone, and begins again. Each time somebody else got further. */
+const attemptsMax = 20;
+
 /** Null where the Maildir stands now, whoever made it. */
 export async function createMaildir(calls: FileCalls, wish: CreationWish): Promise<Failure | null> {
-  const maker: Maker = { calls, wish };
+  for (let attempt = 1; ; attempt += 1) {
+    const result = await tryCreation({ calls, wish });
+    if (result !== 'replaced') return result;
+    if (attempt === attemptsMax) return { kind: 'io-error', text: 'the folder was replaced again and again' };
+  }
+}
+
+async function tryCreation(maker: Maker): Promise<Failure | null | 'replaced'> {
+  const { calls, wish } = maker;
   const fds: number[] = [];
   try {
     let fd = await calls.open(wish.root, folderFlags);
@@ -45,7 +56,7 @@ export async function createMaildir(calls: FileCalls, wish: CreationWish): Promi
     }
     return await addSubfolders(maker, fd);
   } catch (error) {
-    return fileFailure(error);
+    return fds.length > 0 && errnoOf(error) === 'ENOENT' ? 'replaced' : fileFailure(error);
   } finally {
     await Promise.allSettled(fds.map(one => calls.close(one)));
   }
@@ -65,7 +76,7 @@ async function enter(
     } catch (error) {
       const code = errnoOf(error);
       if (code === 'ENOTDIR' || code === 'ELOOP') return notDirect('a link or file is in the way');
-      if (code !== 'ENOENT' || attempt > 0) return fileFailure(error);
+      if (code !== 'ENOENT' || attempt > 0) throw error;
     }
     const refused = await makeFolder(maker, parent, name, isMaildir);
     if (refused !== null) return refused;
@@ -108,7 +119,8 @@ async function makeFolder(
     await removePassing(calls, passing, subfolders);
     const code = errnoOf(error);
     // Somebody else made it meanwhile.
-    return code === 'ENOTEMPTY' || code === 'EEXIST' ? null : fileFailure(error);
+    if (code === 'ENOTEMPTY' || code === 'EEXIST') return null;
+    throw error;
   }
 }
 
