@@ -7,7 +7,7 @@ import { execFileSync } from 'node:child_process';
 import { mkdirSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { ExplainAnswer } from '../../src/core/status.ts';
+import type { ExplainAnswer, StatusAnswer } from '../../src/core/status.ts';
 import { type DovecotNode, mailOwner, startDovecotNode } from '../lab/dovecot-node.ts';
 import { type Homing, type LogLine, labSettings, type SettingsTree, startHoming } from '../lab/homing.ts';
 import { maildirFiles, numbersInMaildir } from '../lab/imap-count.ts';
@@ -167,9 +167,8 @@ async function world(
     return { number, receipts: await handOver({ kind, port, to, number, ...wish }) };
   };
   const health = async (name: LabNode): Promise<string> => {
-    const rows = ((await homing.admin('/v1/status')).json as { nodes: { node: string; health: string }[] })
-      .nodes;
-    return rows.find(row => row.node === name)?.health ?? '';
+    const rows = ((await homing.admin('/v1/status')).json as StatusAnswer).nodes;
+    return rows.find(row => row.name === name)?.health ?? '';
   };
   const queued = async (): Promise<number> =>
     ((await homing.admin('/v1/queue')).json as { messages: number }).messages;
