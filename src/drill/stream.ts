@@ -103,10 +103,13 @@ export function startStream({
       ended = true;
       giveUpAtMs = clock.now() + limitMs;
       if (underWay > 0) {
-        const idle = new Promise<void>(resolve => {
-          whenIdle = resolve;
+        await new Promise<void>(resolve => {
+          const cancel = clock.after(limitMs, resolve);
+          whenIdle = () => {
+            cancel();
+            resolve();
+          };
         });
-        await Promise.race([idle, pause(clock, limitMs)]);
       }
       for (const sender of Object.values(senders)) sender.close();
       return books.map(one => ({ ...one }));

@@ -78,10 +78,13 @@ export async function startHoming(options: HomingOptions): Promise<Homing> {
   const up = () => allAccept(listening, running, options.limitMs ?? 20_000);
   await up();
 
+  /** The parent says of each child it starts that it is ready; a child may have nothing to say itself. */
   const pids = (role: Role): number[] => {
+    if (role === 'parent')
+      return sessionProcesses(running.pid).some(row => row.pid === running.pid) ? [running.pid] : [];
     const alive = new Set(sessionProcesses(running.pid).map(row => row.pid));
-    const named = running.lines.filter(line => line.role === role).map(line => Number(line.pid));
-    return [...new Set(named)].filter(pid => alive.has(pid));
+    const told = running.lines.filter(line => line.child === role && line.msg === 'ready');
+    return told.map(line => Number(line.childPid)).filter(pid => alive.has(pid));
   };
   return {
     get pid() {
@@ -167,7 +170,7 @@ function launch(
       resolve(code);
     });
   });
-  const text = (): string => lines.slice(-60).map(showLine).join('\n');
+  const text = (): string => lines.slice(-40).map(showLine).join('\n');
   return { pid: child.pid, lines, ended, hasEnded: () => over, text, forget: killAtExit(child.pid) };
 }
 
@@ -194,7 +197,9 @@ function readLine(text: string): LogLine {
 }
 
 function showLine(line: LogLine): string {
-  return typeof line.text === 'string' && Object.keys(line).length === 1 ? line.text : JSON.stringify(line);
+  const whole =
+    typeof line.text === 'string' && Object.keys(line).length === 1 ? line.text : JSON.stringify(line);
+  return whole.slice(0, 500);
 }
 
 interface Listening {
@@ -309,7 +314,7 @@ export async function labSettings({
     listen: Object.fromEntries(keys.map((key, n) => [key, [`127.0.0.1:${ports[n]}`]])),
     users: { defaultDomain: 'example.org', domains: ['example.org'] },
     health: { interval: '100ms', timeout: '500ms', rise: 2, fall: 2 },
-    failover: { spread: '200ms', hold: '5s' },
+    failover: { spread: '200ms' },
     spool: { path: join(spoolDir, '{domain}/{local}/Maildir'), mark, user: mailOwner().user },
     queue: { path: join(runDir, 'queue'), backoff: { first: '200ms', most: '2s' } },
     state: { path: join(runDir, 'state') },
