@@ -244,7 +244,13 @@ class ProcessCrew implements Crew {
     if (!child || !mark) return;
     const ended = new Promise<void>(resolve => child.once('exit', () => resolve()));
     signal(mark, 'SIGKILL');
-    await Promise.race([ended, new Promise<void>(resolve => this.#options.clock.after(2000, resolve))]);
+    let cancel = () => {};
+    const late = new Promise<void>(resolve => {
+      cancel = this.#options.clock.after(2000, resolve);
+    });
+    await Promise.race([ended, late]);
+    // A timer left behind keeps this process alive when all is over.
+    cancel();
   }
 
   #record(): void {
