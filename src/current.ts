@@ -77,7 +77,10 @@ export function createCurrent(options: CurrentOptions): Current {
       tls = texts;
       onChange();
     };
-    tlsWatch = settings.tls === null ? null : watchTls({ files: settings.tls, clock, log, onChange: onTls });
+    tlsWatch =
+      settings.tls === null || tls === null
+        ? null
+        : watchTls({ files: settings.tls, texts: tls, clock, log, onChange: onTls });
   };
 
   const readAll = async (): Promise<{

@@ -53,6 +53,8 @@ export async function readTls({ cert, key }: TlsFiles): Promise<TlsRead> {
 
 export interface TlsWatchOptions {
   readonly files: TlsFiles;
+  /** What is in use. */
+  readonly texts: TlsTexts;
   readonly clock: Clock;
   readonly log: Log;
   readonly onChange: (texts: TlsTexts) => void;
@@ -67,24 +69,38 @@ export interface TlsWatch {
 }
 
 /** Polls instead of watching: renewals come as renames and swapped symlinks, also on shared file systems without notice. */
-export function watchTls({ files, clock, log, onChange, everyMs = 10_000 }: TlsWatchOptions): TlsWatch {
+export function watchTls(options: TlsWatchOptions): TlsWatch {
+  const { files, clock, log, onChange, everyMs = 10_000 } = options;
+  let { texts } = options;
   let seen = '';
   let isStopped = false;
   let cancel = () => {};
 
-  const check = async (): Promise<void> => {
+  let running: Promise<void> | null = null;
+
+  const look = async (): Promise<void> => {
     const now = await fingerprint(files);
     if (now === seen || isStopped) return;
-    const isFirst = seen === '';
     // Between a new certificate and its new key the pair does not fit: `seen` moves in any case, and again with the second file.
     seen = now;
-    if (isFirst) return;
     const read = await readTls(files);
     if (isStopped) return;
-    if (!read.ok)
-      return log.error({ why: read.why }, 'certificate not changed: the new files cannot be used');
-    onChange(read.texts);
+    if (!read.ok) {
+      log.error({ why: read.why }, 'certificate not changed: the new files cannot be used');
+      return;
+    }
+    if (read.texts.cert === texts.cert && read.texts.key === texts.key) return;
+    texts = read.texts;
+    onChange(texts);
     log.info({ cert: files.cert }, 'certificate read anew');
+  };
+  // A look under way may have read before the change that the caller means.
+  const check = async (): Promise<void> => {
+    while (running !== null) await running;
+    running = look().finally(() => {
+      running = null;
+    });
+    await running;
   };
   const turn = () => {
     if (isStopped) return;

@@ -85,7 +85,7 @@ describe('TLS files', () => {
     assert.ok(!mixed.ok && /mismatch/i.test(mixed.why), mixed.ok ? '' : mixed.why);
   });
 
-  test('are read anew when they change, and a broken renewal leaves the last good certificate', async () => {
+  test('are read anew when they change, and a broken renewal leaves the last good certificate', async t => {
     const cert = join(folder, 'live.crt');
     const key = join(folder, 'live.key');
     await copyFile(first.cert, cert);
@@ -94,8 +94,13 @@ describe('TLS files', () => {
     const log = pino({ level: 'trace' }, { write: (text: string) => void lines.push(text) });
     const changes: TlsTexts[] = [];
     const onChange = (texts: TlsTexts) => changes.push(texts);
-    const watch = watchTls({ files: { cert, key }, clock: realClock, log, onChange, everyMs: 60_000 });
+    const files = { cert, key };
+    const before = await readTls(files);
+    assert.ok(before.ok);
+    const watch = watchTls({ files, texts: before.texts, clock: realClock, log, onChange, everyMs: 60_000 });
+    t.after(() => watch.stop());
     await watch.check();
+    assert.equal(changes.length, 0, 'the same files');
 
     await writeFile(cert, 'half a certif');
     await watch.check();
@@ -109,8 +114,29 @@ describe('TLS files', () => {
     assert.ok(texts !== undefined);
     assert.equal(await nameShown(contextOf(texts)), 'second.example.org');
     assert.ok(!lines.join('').includes('PRIVATE KEY'));
-    watch.stop();
   });
+});
+
+test('files that changed between the first reading and the first look are noticed', async t => {
+  const before = await readTls(first);
+  assert.ok(before.ok);
+  const changes: TlsTexts[] = [];
+  const onChange = (texts: TlsTexts) => changes.push(texts);
+  const log = pino({ level: 'silent' });
+  const watch = watchTls({
+    files: second,
+    texts: before.texts,
+    clock: realClock,
+    log,
+    onChange,
+    everyMs: 60_000,
+  });
+  await watch.check();
+  watch.stop();
+  assert.equal(
+    await nameShown(contextOf(changes[0] ?? assert.fail('nothing was told'))),
+    'second.example.org',
+  );
 });
 
 describe('a TLS connection', () => {
