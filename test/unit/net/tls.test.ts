@@ -131,8 +131,8 @@ test('files that changed between the first reading and the first look are notice
     onChange,
     everyMs: 60_000,
   });
+  t.after(() => watch.stop());
   await watch.check();
-  watch.stop();
   assert.equal(
     await nameShown(contextOf(changes[0] ?? assert.fail('nothing was told'))),
     'second.example.org',
