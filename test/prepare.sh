@@ -1,7 +1,7 @@
 #!/bin/sh
 # Brings what the demo and the tests need to a fresh Debian or Ubuntu, then runs them: npm packages, the pinned Node,
 # Debian's Dovecot. What is there already is not touched; a second start costs under a second.
-# Called by npm: sh test/prepare.sh demo|test|test:long [options] [test file or part of its name …]
+# Called by npm: sh test/prepare.sh demo|test|test:long|bench [options] [test file or part of its name …]
 # Never starts a service, never replaces anybody's policy-rc.d; without root it installs nothing and says what to run.
 set -eu
 
@@ -198,8 +198,12 @@ case $task in
     export HOMING_LONG
     run_tests 3600000 "$@"
     ;;
+  bench)
+    prepare "$demo_packages"
+    exec "$node" bench/lmtp.ts "$@"
+    ;;
   *)
-    say "usage: sh test/prepare.sh demo|test|test:long [arguments]"
+    say "usage: sh test/prepare.sh demo|test|test:long|bench [arguments]"
     exit 64
     ;;
 esac
