@@ -67,6 +67,28 @@ test('floors import downward only, and siblings never import each other', () => 
   assert.deepEqual(wrong, []);
 });
 
+test('no two files need each other: a circle has no first page to read', () => {
+  const wants = new Map(
+    files.map(file => [
+      file.path,
+      file.imports
+        .filter(name => name.startsWith('.'))
+        .map(name => relative(src, normalize(join(src, dirname(file.path), name)))),
+    ]),
+  );
+  const circles: string[] = [];
+  const done = new Set<string>();
+  const visit = (path: string, way: readonly string[]): void => {
+    const at = way.indexOf(path);
+    if (at >= 0) circles.push([...way.slice(at), path].join(' → '));
+    if (at >= 0 || done.has(path)) return;
+    for (const next of wants.get(path) ?? []) visit(next, [...way, path]);
+    done.add(path);
+  };
+  for (const path of wants.keys()) visit(path, []);
+  assert.deepEqual(circles, []);
+});
+
 test('the core is pure: no node modules, no packages, no clock, no chance, nothing asynchronous', () => {
   const impure =
     /\b(Date\.now|new Date\(\)|Math\.random|performance\.|setTimeout|setInterval|setImmediate|process\.|async |await )/;

@@ -6,7 +6,7 @@ import { access, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import type { Settings } from '../settings/schema.ts';
 import { findAccount } from '../storage/account.ts';
-import type { Checked } from './check.ts';
+import type { Checked } from './checked.ts';
 
 export async function checkSpool({ spool }: Settings): Promise<Checked[]> {
   if (spool === null) {

@@ -4,7 +4,7 @@
 import { createPrivateKey, X509Certificate } from 'node:crypto';
 import { readFile, stat } from 'node:fs/promises';
 import type { Settings } from '../settings/schema.ts';
-import type { Checked } from './check.ts';
+import type { Checked } from './checked.ts';
 
 const dayMs = 86_400_000;
 const warnDays = 21;

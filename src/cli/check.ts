@@ -9,20 +9,14 @@ import { checkTargets, loadMaps } from '../directory/map-file.ts';
 import { realClock } from '../net/clock.ts';
 import { nodeSpecs, userRules } from '../settings/derived.ts';
 import type { Settings } from '../settings/schema.ts';
+import type { Asked } from './asked.ts';
 import { checkFolders, checkSpool } from './check-files.ts';
 import { checkTls } from './check-tls.ts';
-import type { Asked } from './cli.ts';
+import type { Checked } from './checked.ts';
 import { exit } from './exit.ts';
 import { type Io, say } from './io.ts';
 import { settingsOf } from './settings.ts';
 import { table } from './table.ts';
-
-export interface Checked {
-  /** What was looked at: `node mail1 imap`. */
-  readonly check: string;
-  readonly result: 'ok' | 'warning' | 'failed';
-  readonly why: string;
-}
 
 export async function runCheck(asked: Asked, io: Io): Promise<number> {
   const settings = await settingsOf(asked.settingsPath, io);

@@ -6,19 +6,10 @@ import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { didYouMean } from '../settings/nearest.ts';
+import type { Asked } from './asked.ts';
 import { exit } from './exit.ts';
 import { complain, type Io, write } from './io.ts';
 import { type Command, commands, laterCommands, usage } from './usage.ts';
-
-/** What stood on the command line behind the command. */
-export interface Asked {
-  readonly words: readonly string[];
-  readonly json: boolean;
-  readonly settingsPath: string;
-  /** True where the path was given, not found. */
-  readonly settingsGiven: boolean;
-  readonly admin: string | null;
-}
 
 type Run = (asked: Asked, io: Io) => Promise<number>;
 

@@ -5,7 +5,7 @@
 import { request } from 'node:http';
 import { loadSettings } from '../settings/load.ts';
 import { readAddress } from '../settings/read.ts';
-import type { Asked } from './cli.ts';
+import type { Asked } from './asked.ts';
 import { exit } from './exit.ts';
 import type { Io } from './io.ts';
 import { printErrors } from './settings.ts';

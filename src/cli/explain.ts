@@ -5,7 +5,7 @@
 import type { ExplainAnswer } from '../core/status.ts';
 import type { Target } from '../core/types.ts';
 import { realClock } from '../net/clock.ts';
-import type { Asked } from './cli.ts';
+import type { Asked } from './asked.ts';
 import type { Io } from './io.ts';
 import { sessionTable } from './lists.ts';
 import { type Shown, show } from './show.ts';

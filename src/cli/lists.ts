@@ -4,7 +4,7 @@
 
 import type { ActivityRow, QueueAnswer, SessionsAnswer } from '../core/status.ts';
 import { realClock } from '../net/clock.ts';
-import type { Asked } from './cli.ts';
+import type { Asked } from './asked.ts';
 import type { Io } from './io.ts';
 import { type Shown, show } from './show.ts';
 import { ageText, type Column, table } from './table.ts';

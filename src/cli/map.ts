@@ -9,7 +9,7 @@ import { apply, emptyView } from '../core/view.ts';
 import { checkTargets, loadMaps } from '../directory/map-file.ts';
 import { nodeSpecs, userRules, viewRules } from '../settings/derived.ts';
 import type { Settings } from '../settings/schema.ts';
-import type { Asked } from './cli.ts';
+import type { Asked } from './asked.ts';
 import { exit } from './exit.ts';
 import { type Io, write } from './io.ts';
 import { settingsOf } from './settings.ts';

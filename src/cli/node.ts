@@ -6,7 +6,7 @@
 import type { NodeOrder, NodeOrderAnswer } from '../core/status.ts';
 import { adminStates } from '../core/types.ts';
 import { didYouMean } from '../settings/nearest.ts';
-import type { Asked } from './cli.ts';
+import type { Asked } from './asked.ts';
 import { exit } from './exit.ts';
 import { complain, type Io, write } from './io.ts';
 import { show } from './show.ts';

@@ -3,7 +3,7 @@
  */
 import { settingsExample } from '../settings/example.ts';
 import { settingsReference } from '../settings/reference.ts';
-import type { Asked } from './cli.ts';
+import type { Asked } from './asked.ts';
 import { exit } from './exit.ts';
 import { complain, type Io, write } from './io.ts';
 

@@ -1,7 +1,7 @@
 /**
  * The frame of every command that asks a running Homing something: ask, then print JSON or what `render` makes of the answer.
  */
-import type { Asked } from './cli.ts';
+import type { Asked } from './asked.ts';
 import { clientFor, type Question } from './client.ts';
 import { exit } from './exit.ts';
 import { complain, type Io, say } from './io.ts';

@@ -4,7 +4,7 @@
 
 import type { EvidenceRow, StatusAnswer } from '../core/status.ts';
 import { realClock } from '../net/clock.ts';
-import type { Asked } from './cli.ts';
+import type { Asked } from './asked.ts';
 import type { Io } from './io.ts';
 import { type Shown, show } from './show.ts';
 import { ageText, type Column, printable, table } from './table.ts';

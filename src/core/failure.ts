@@ -4,7 +4,7 @@
  * Must never turn an outage into an authentication failure or a 5xx (promise 6), nor print a raw byte: `text` may come from a peer,
  * so it is cleaned and cut here, and strangers on SMTP and before login are told neither it nor the node's name.
  */
-import type { NodeName, Reply } from './types.ts';
+import type { Reply } from './reply.ts';
 
 /**
  * What the failure is to a client that logs in. `outage`: ours, try later. `limit`: too much at once.
@@ -81,7 +81,7 @@ export const failureKinds = Object.keys(table) as readonly FailureKind[];
 
 export interface Failure {
   readonly kind: FailureKind;
-  readonly node?: NodeName | undefined;
+  readonly node?: string | undefined;
   /** Detail for the operator: an errno, a peer's line, the place's why. Raw input is allowed: it is cleaned here. */
   readonly text?: string | undefined;
 }

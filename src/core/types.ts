@@ -1,8 +1,11 @@
 /**
  * The nouns of Homing, as immutable values. Every floor above speaks in these.
- * Pure: no node:*, no clock, no chance. A word here has the one meaning it has in docs/words.
+ * Pure: no node:*, no clock, no chance. A word has one meaning (docs/hacking.md).
  */
 import type { Failure } from './failure.ts';
+import type { Reply } from './reply.ts';
+
+export type { Reply };
 
 /** A cluster machine's stable name; its addresses may change, its name is what users are hashed to. */
 export type NodeName = string;
@@ -68,13 +71,6 @@ export type Place =
   | { readonly kind: 'failover'; readonly node: NodeName; readonly why: string; readonly homeDown: boolean }
   | { readonly kind: 'held'; readonly node: NodeName; readonly why: string }
   | { readonly kind: 'none'; readonly why: string };
-
-/** An SMTP or LMTP reply as it goes on the wire, without CRLF. `enhanced` is RFC 3463 ("2.1.5") or null. */
-export interface Reply {
-  readonly code: number;
-  readonly enhanced: string | null;
-  readonly lines: readonly string[];
-}
 
 /** Which way a message was handed over. */
 export type CourierName = 'node' | 'direct' | 'queue' | 'exec';

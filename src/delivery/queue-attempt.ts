@@ -3,16 +3,37 @@
  * The queue runner calls it, one at a time for an entry. DANGER: the order of the notes is the promise; each is durable before the
  * next step, so that a crash between any two leaves an entry that says less than happened, or calls it in doubt, never more.
  */
+import type { Admitting } from '../cluster/admission.ts';
 import { type Failure, logText } from '../core/failure.ts';
 import { isNodeForMail } from '../core/mail-node.ts';
-import { nextAttempt } from '../core/retry.ts';
+import { nextAttempt, type RetrySchedule } from '../core/retry.ts';
 import type { NodeName, Outcome, Recipient, Reply } from '../core/types.ts';
+import type { Clock } from '../net/clock.ts';
+import type { Log } from '../observe/log.ts';
 import type { Doubt, QueuedRecipient, QueueEnvelope } from '../storage/queue-envelope.ts';
+import type { QueueFolder } from '../storage/queue-folder.ts';
 import type { Trouble } from '../storage/safe-file.ts';
 import type { Letter } from './courier.ts';
-import type { SendOptions } from './dispatch.ts';
-import type { QueueRunnerOptions } from './queue-runner.ts';
+import type { Dispatch, HomeDownStep, SendOptions } from './dispatch.ts';
+import type { Keep } from './keep.ts';
 import { doubtOf } from './to-queue.ts';
+
+export interface AttemptTools {
+  readonly queue: QueueFolder;
+  readonly dispatch: Dispatch;
+  readonly admitting: Pick<Admitting, 'peek' | 'node'>;
+  /** What tells senders of refusals; the entry stays until it says `kept`. */
+  readonly bounce: Keep['take'];
+  /** The chain behind the home node. `queue` in it is passed over. */
+  readonly whenHomeDown: readonly HomeDownStep[];
+  /** For one attempt. Longer than the wait for a node's final reply, or every slow node makes doubts. */
+  readonly attemptMs: number;
+  /** Bodies up to this size are read into memory for the attempt. */
+  readonly memoryBytes: number;
+  readonly schedule: RetrySchedule;
+  readonly clock: Clock;
+  readonly log: Log;
+}
 
 export type Tried =
   | { readonly kind: 'gone' }
@@ -29,7 +50,7 @@ const folderTroubleMs = 30_000;
 
 /** Never rejects. `unsaved`: what could not be written last time, and counts instead of the file. */
 export async function tryEntry(
-  options: QueueRunnerOptions,
+  options: AttemptTools,
   key: string,
   unsaved: QueueEnvelope | null,
 ): Promise<Tried> {
@@ -48,12 +69,12 @@ export async function tryEntry(
 }
 
 class Attempt {
-  readonly #options: QueueRunnerOptions;
+  readonly #options: AttemptTools;
   readonly #key: string;
   #notes: Promise<Trouble> = Promise.resolve(null);
   #recipients = new Map<number, QueuedRecipient>();
 
-  constructor(options: QueueRunnerOptions, key: string) {
+  constructor(options: AttemptTools, key: string) {
     this.#options = options;
     this.#key = key;
   }

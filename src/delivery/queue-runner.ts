@@ -1,43 +1,14 @@
-/**
- * Tries what waits in the queue again: in time by the schedule, at once when its node is back, one user after the other, bounded in
- * number and rate. Gives up at the end of the schedule's life, and tells the sender.
- * DANGER: where a recipient may be about to get the message is on disk before it is handed over, and what became of it before the next
- * attempt; an entry leaves only when all are settled. So kill -9 at any instant loses nothing, and doubles at most what was in doubt.
- *
- *   waiting ─due, nodeUp→ due ─take→ trying ─┬ all settled → removed
- *      ↑                                     ├ some refused → noted → sender told → removed, or
- *      └──────── next time noted ────────────┴ some deferred or in doubt
- */
-import type { Admitting } from '../cluster/admission.ts';
-import { defaultSchedule, type RetrySchedule } from '../core/retry.ts';
+import { defaultSchedule } from '../core/retry.ts';
 import type { NodeName } from '../core/types.ts';
-import type { Clock } from '../net/clock.ts';
-import type { Log } from '../observe/log.ts';
 import type { QueueEnvelope } from '../storage/queue-envelope.ts';
-import type { LoadReport, QueueFolder } from '../storage/queue-folder.ts';
-import type { Dispatch, HomeDownStep } from './dispatch.ts';
-import type { Keep } from './keep.ts';
-import { tryEntry } from './queue-attempt.ts';
+import type { LoadReport } from '../storage/queue-folder.ts';
+import { type AttemptTools, tryEntry } from './queue-attempt.ts';
 import { QueueLine, type Row } from './queue-line.ts';
 
-export interface QueueRunnerOptions {
-  readonly queue: QueueFolder;
-  readonly dispatch: Dispatch;
-  readonly admitting: Pick<Admitting, 'peek' | 'node'>;
-  /** What tells senders of refusals; the entry stays until it says `kept`. */
-  readonly bounce: Keep['take'];
-  /** The chain behind the home node. `queue` in it is passed over. */
-  readonly whenHomeDown: readonly HomeDownStep[];
+export interface QueueRunnerOptions extends AttemptTools {
   readonly maxTrying: number;
   /** Attempts begun a second, so that a node's return is not met by all its mail at once. */
   readonly startsPerSecond: number;
-  /** For one attempt. Longer than the wait for a node's final reply, or every slow node makes doubts. */
-  readonly attemptMs: number;
-  /** Bodies up to this size are read into memory for the attempt. */
-  readonly memoryBytes: number;
-  readonly schedule: RetrySchedule;
-  readonly clock: Clock;
-  readonly log: Log;
 }
 
 export const queueRunnerDefaults = {
