@@ -137,6 +137,7 @@ class Serving {
       admitting: member,
       userRules: rules,
       name: hostname(),
+      self: settings.self,
       whenHomeDown: delivery.whenHomeDown,
       multiHome: delivery.multiHome,
       limits: {
@@ -169,7 +170,7 @@ class Serving {
       clock,
       log,
       tls,
-      loopbackNode: settings.self === null ? null : { name: settings.self, address: '127.0.0.1' },
+      self: settings.self,
       limits: {
         maxSessions: limits.connections,
         preAuthMs: limits.preAuth,

@@ -16,6 +16,7 @@ import {
   probeDelayMs,
   watchNodes,
 } from '../core/health.ts';
+import { reach } from '../core/reach.ts';
 import type { ClusterNode, Evidence, Health, NodeName, Protocol } from '../core/types.ts';
 import { protocols } from '../core/types.ts';
 import type { Clock } from '../net/clock.ts';
@@ -155,7 +156,8 @@ class BackendProber implements Prober {
   async #probe(backend: Watched): Promise<void> {
     backend.cancel = underWay;
     const { probe = probeBackend, timeoutMs, clock, rules, log } = this.#options;
-    const { node, protocol, address, port } = backend;
+    const { node, protocol, port } = backend;
+    const address = reach({ name: node, address: backend.address }, rules.self);
     const { evidence, why } = await probe({ address, port, protocol, timeoutMs });
     if (backend.isGone || this.#isStopped) return;
     const before = backendHealth(this.#state, node, protocol);

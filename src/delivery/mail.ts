@@ -28,6 +28,8 @@ import { createQueueCourier } from './to-queue.ts';
 export interface MailOptions {
   readonly admitting: Admitting;
   readonly userRules: () => UserRules;
+  /** The node that this machine is itself, or null. */
+  readonly self: NodeName | null;
   /** Our own name: LHLO, Received, Maildir names. */
   readonly name: string;
   readonly whenHomeDown: { readonly smtp: readonly HomeDownStep[]; readonly lmtp: readonly HomeDownStep[] };
@@ -90,6 +92,7 @@ function assemble(options: MailOptions, queue: QueueFolder): Parts {
     ...lmtpPoolDefaults,
     timeouts: lmtpTimeouts,
     ownName: name,
+    self: options.self,
     admitting,
     clock,
   });

@@ -1,3 +1,14 @@
+/**
+ * Tries what waits in the queue again: in time by the schedule, at once when its node is back, one user after the other, bounded in
+ * number and rate. Gives up at the end of the schedule's life, and tells the sender.
+ * DANGER: where a recipient may be about to get the message is on disk before it is handed over, and what became of it before the next
+ * attempt; an entry leaves only when all are settled. So kill -9 at any instant loses nothing, and doubles at most what was in doubt.
+ *
+ *   waiting ─due, nodeUp→ due ─take→ trying ─┬ all settled → removed
+ *      ↑                                     ├ some refused → noted → sender told → removed, or
+ *      └──────── next time noted ────────────┴ some deferred or in doubt
+ */
+import type { Admitting } from '../cluster/admission.ts';
 import { defaultSchedule } from '../core/retry.ts';
 import type { NodeName } from '../core/types.ts';
 import type { QueueEnvelope } from '../storage/queue-envelope.ts';

@@ -13,12 +13,15 @@ import {
 } from '../backend/lmtp-pool.ts';
 import type { Admitting } from '../cluster/admission.ts';
 import { type Failure, type FailureKind, lmtpReply } from '../core/failure.ts';
+import { reach } from '../core/reach.ts';
 import type { ClusterNode, NodeName, Outcome, Reply } from '../core/types.ts';
 import type { Courier, Errand } from './courier.ts';
 import { createRecipientCheck, type RecipientCheckLimits } from './recipient-check.ts';
 
 export interface NodeCourierOptions extends Omit<LmtpPoolOptions, 'onEvidence'> {
   readonly admitting: Pick<Admitting, 'report'>;
+  /** The node that this machine is itself, or null. */
+  readonly self: NodeName | null;
   readonly check?: Partial<RecipientCheckLimits>;
 }
 
@@ -46,7 +49,7 @@ export function createNodeCourier(options: NodeCourierOptions): NodeCourier {
   });
   const checks = createRecipientCheck({
     ask: async (node, from, recipients, deadlineAtMs) => {
-      const to = lmtpOf(node);
+      const to = lmtpOf(node, options.self);
       if (to === null) return recipients.map(() => lmtpReply(noLmtp(node)));
       const handed = await pool.check(to, from, recipients, deadlineAtMs);
       return handed.map(each => outcomeOf(node.name, each).reply);
@@ -56,7 +59,7 @@ export function createNodeCourier(options: NodeCourierOptions): NodeCourier {
   });
   return {
     name: 'node',
-    carry: errand => carry(pool, errand),
+    carry: errand => carry(pool, errand, options.self),
     verifyRecipient: (node, from, rcpt, { deadlineAtMs }) => checks.verify(node, from, rcpt, deadlineAtMs),
     nodeGone: name => pool.closeNode(name),
     close: () => pool.close(),
@@ -64,10 +67,10 @@ export function createNodeCourier(options: NodeCourierOptions): NodeCourier {
   };
 }
 
-async function carry(pool: LmtpPool, errand: Errand): Promise<readonly Outcome[]> {
+async function carry(pool: LmtpPool, errand: Errand, self: NodeName | null): Promise<readonly Outcome[]> {
   const { letter, recipients, node, deadlineAtMs, leash } = errand;
   if (node === null) throw new Error('broken invariant: an errand to a node names its node');
-  const to = lmtpOf(node);
+  const to = lmtpOf(node, self);
   if (to === null) return recipients.map(() => ours(node.name, noLmtp(node)));
   const { from, body, eightBit, smtpUtf8 } = letter;
   const addresses = recipients.map(recipient => recipient.address);
@@ -76,8 +79,9 @@ async function carry(pool: LmtpPool, errand: Errand): Promise<readonly Outcome[]
   return handed.map(each => outcomeOf(node.name, each));
 }
 
-function lmtpOf({ name, address, ports }: ClusterNode): LmtpAddress | null {
-  return ports.lmtp === undefined ? null : { name, address, port: ports.lmtp };
+function lmtpOf(node: ClusterNode, self: NodeName | null): LmtpAddress | null {
+  const { name, ports } = node;
+  return ports.lmtp === undefined ? null : { name, address: reach(node, self), port: ports.lmtp };
 }
 
 function noLmtp(node: ClusterNode): Failure {

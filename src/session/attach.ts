@@ -13,7 +13,8 @@ import type { LoggedIn, LoginOptions, LoginResult, LoginTimes } from '../backend
 import type { Admission, Admitting, CloseReason, Entry } from '../cluster/admission.ts';
 import { canonicalUser, type UserRules } from '../core/canonical.ts';
 import type { Failure, FailureKind } from '../core/failure.ts';
-import type { ClusterNode, Protocol } from '../core/types.ts';
+import { reach } from '../core/reach.ts';
+import type { NodeName, Protocol } from '../core/types.ts';
 import type { Clock } from '../net/clock.ts';
 import type { ResponseCode } from '../wire/imap-response.ts';
 import type { Credentials } from '../wire/sasl.ts';
@@ -25,8 +26,8 @@ export interface AttachWorld {
   readonly times: LoginTimes;
   /** As `failover.hold`: how long a login whose node broke off waits for the view to change. */
   readonly holdMs: number;
-  /** The node this machine is itself, and the address its own backends are reached at. */
-  readonly loopbackNode: { readonly name: string; readonly address: string } | null;
+  /** The node that this machine is itself, or null. */
+  readonly self: NodeName | null;
 }
 
 export interface AttachOptions {
@@ -169,7 +170,7 @@ async function logInAt(
   claim.follow(abort);
   signal.addEventListener('abort', abort);
   if (signal.aborted) abort();
-  const address = addressOf(entry.node, world.loopbackNode);
+  const address = reach(entry.node, world.self);
   const { times, clock } = world;
   const result = await logIn({ address, port, credentials, times, clock, signal: breakOff.signal });
   signal.removeEventListener('abort', abort);
@@ -222,10 +223,6 @@ const admissionFailures = {
 
 function notAdmitted(user: string, admission: Extract<Admission, { ok: false }>): Attached {
   return failed({ user, node: null, why: admission.why }, admissionFailures[admission.reason], admission.why);
-}
-
-function addressOf(node: ClusterNode, loopbackNode: AttachWorld['loopbackNode']): string {
-  return loopbackNode !== null && loopbackNode.name === node.name ? loopbackNode.address : node.address;
 }
 
 /** Waits, not beyond `giveUpAtMs`, until the user's place is no longer at `node`. */

@@ -8,6 +8,7 @@ import type { SecureContext } from 'node:tls';
 import { defaultLoginTimes, type LoginTimes } from '../backend/session-login.ts';
 import type { Admitting, CloseReason } from '../cluster/admission.ts';
 import type { UserRules } from '../core/canonical.ts';
+import type { NodeName } from '../core/types.ts';
 import type { Clock } from '../net/clock.ts';
 import { isLoopback } from '../net/listener.ts';
 import type { Log } from '../observe/log.ts';
@@ -47,7 +48,8 @@ export interface ImapServiceOptions {
   readonly log: Log;
   /** The context for the next handshake; null where there is no certificate. */
   readonly tls: () => SecureContext | null;
-  readonly loopbackNode: { readonly name: string; readonly address: string } | null;
+  /** The node that this machine is itself, or null. */
+  readonly self: NodeName | null;
   readonly limits?: Partial<ImapServiceLimits>;
   readonly times?: Partial<LoginTimes>;
   /** `failover.hold`. */
@@ -84,7 +86,7 @@ class Service implements ImapService {
 
   constructor(options: ImapServiceOptions) {
     const limits = { ...defaultImapLimits, ...options.limits };
-    const { admitting, userRules, clock, log, tls, loopbackNode } = options;
+    const { admitting, userRules, clock, log, tls, self } = options;
     this.#limits = limits;
     this.#world = {
       admitting,
@@ -92,7 +94,7 @@ class Service implements ImapService {
       clock,
       log,
       tls,
-      loopbackNode,
+      self,
       protocol: 'imap',
       times: { ...defaultLoginTimes, ...options.times },
       holdMs: options.holdMs ?? 10_000,

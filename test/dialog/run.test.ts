@@ -53,7 +53,7 @@ async function setStage(dialog: Dialog): Promise<Stage> {
     clock: realClock,
     log,
     tls: () => null,
-    loopbackNode: null,
+    self: null,
     holdMs: number('holdMs', 50),
     quietMs: 200,
     limits: {

@@ -62,7 +62,7 @@ before(async () => {
     clock: realClock,
     log,
     tls: () => made.context,
-    loopbackNode: null,
+    self: null,
     holdMs: 1000,
   });
   const open = async (mode: 'plain' | 'tls') => {

@@ -71,6 +71,7 @@ function clusterNode(): ClusterNode {
 function courierFor(extra: Partial<typeof timeouts> = {}): NodeCourier {
   const admitting = { report: () => undefined };
   return createNodeCourier({
+    self: null,
     ...lmtpPoolDefaults,
     admitting,
     ownName: 'proxy.example',

@@ -89,6 +89,7 @@ describe('mail received for real Dovecot nodes', () => {
     };
     const clock = realClock;
     const toNodes = createNodeCourier({
+      self: null,
       ...lmtpPoolDefaults,
       ownName: 'homing.test',
       timeouts: lmtpTimeouts,

@@ -23,6 +23,7 @@ async function world(t: TestContext, script: Script = {}) {
   const peer = await startPeer(script);
   const cluster = fakeCluster({ m1: peer.port });
   const courier = createNodeCourier({
+    self: null,
     admitting: cluster,
     ownName: 'p',
     timeouts,

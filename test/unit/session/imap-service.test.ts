@@ -116,7 +116,7 @@ async function bench(
     clock: realClock,
     log,
     tls: () => context,
-    loopbackNode: null,
+    self: null,
     quietMs: 150,
     holdMs: 1000,
     limits,
