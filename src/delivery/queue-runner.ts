@@ -8,7 +8,6 @@
  *      ↑                                     ├ some refused → noted → sender told → removed, or
  *      └──────── next time noted ────────────┴ some deferred or in doubt
  */
-import type { Admitting } from '../cluster/admission.ts';
 import { defaultSchedule } from '../core/retry.ts';
 import type { NodeName } from '../core/types.ts';
 import type { QueueEnvelope } from '../storage/queue-envelope.ts';
