@@ -118,6 +118,9 @@ class OurReceiver implements Receiver {
   }
 
   accept(socket: Socket, remote?: { readonly address: string; readonly port: number }): void {
+    // Our listener leaves it open when the client ends its side, as a relay wants it. Here nobody would ever close it: a client that
+    // went without QUIT held its place until a timeout, and a drain to its limit. Read at the end; a TLS socket on top inherits it.
+    socket.allowHalfOpen = false;
     this.#server.connect(
       socket,
       remote === undefined ? null : { remoteAddress: remote.address, remotePort: remote.port },

@@ -75,6 +75,12 @@ describe('a planned change under load', () => {
   test('asked to end in the middle of a message: it is taken, acknowledged and there; and the next start serves', async () => {
     const to = nodeNames.map(name => world.usersOf(name)[0] ?? '');
     for (const kind of ['lmtp', 'smtp'] as const) {
+      // Clients that went without a word hold nothing up, one of them in the middle of a message.
+      for (const lines of ['', 'MAIL FROM:<>\r\n', `MAIL FROM:<>\r\nRCPT TO:<${to[0]}>\r\nDATA\r\nhalf`]) {
+        const rude = await openMailTalk({ address: '127.0.0.1', port: world.homing.ports[kind] ?? 0 });
+        await greet(rude, kind);
+        rude.socket.end(lines);
+      }
       const number = nextNumber();
       const talk = await openMailTalk({ address: '127.0.0.1', port: world.homing.ports[kind] ?? 0 });
       await greet(talk, kind);

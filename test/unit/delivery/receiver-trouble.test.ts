@@ -330,6 +330,21 @@ describe('too slow, or gone', () => {
     });
   });
 
+  test('a client that goes without QUIT is gone at once, wherever it was: nothing holds its place until a timeout', async () => {
+    await inWorld({}, async world => {
+      for (const lines of ['', 'LHLO c\r\n', 'LHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<joe@example.org>\r\n']) {
+        for (const go of ['end', 'destroy', 'resetAndDestroy'] as const) {
+          const client = new Client(world.port);
+          client.write(lines);
+          await until(() => world.receiver.connections() === 1);
+          client.socket[go]();
+          await until(() => world.receiver.connections() === 0);
+          client.close();
+        }
+      }
+    });
+  });
+
   test('a half command before the end of the connection is not run', async () => {
     await inWorld({}, async world => {
       const client = await greeted(world.port);
@@ -486,6 +501,24 @@ describe('STARTTLS', () => {
       assert.match(world.arrived[0]?.body ?? '', /with ESMTPS id/);
       assert.equal(world.asked.length, 1);
       secure.destroy();
+    });
+  });
+
+  test('a client that goes during the handshake, or behind it, is gone at once', async () => {
+    await inWorld({ kind: 'smtp', tls: () => context }, async world => {
+      const early = await greeted(world.port, 'EHLO');
+      assert.match(await early.say('STARTTLS'), /^220/);
+      early.socket.end();
+      await until(() => world.receiver.connections() === 0);
+      const late = await greeted(world.port, 'EHLO');
+      assert.match(await late.say('STARTTLS'), /^220/);
+      late.socket.removeAllListeners('data');
+      const secure = tls.connect({ socket: late.socket, rejectUnauthorized: false });
+      secure.on('error', () => undefined);
+      await new Promise(resolve => secure.once('secureConnect', resolve));
+      late.socket.destroy();
+      await until(() => world.receiver.connections() === 0);
+      early.close();
     });
   });
 

@@ -116,7 +116,8 @@ export async function openWorld(rules: Rules = {}): Promise<World> {
       },
     },
   });
-  const server = net.createServer(socket => receiver.accept(socket));
+  // As net/listener.ts opens its own: a client's end is not ours by itself.
+  const server = net.createServer({ allowHalfOpen: true }, socket => receiver.accept(socket));
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
   const address = server.address();
