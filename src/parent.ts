@@ -49,9 +49,8 @@ export async function runParent(settingsPath: string): Promise<number> {
 }
 
 async function startParent(settingsPath: string, prepared: Prepared): Promise<number> {
-  const { settings, folders, servingAccount } = prepared;
-  const owner = servingAccount === null ? {} : { owner: servingAccount };
-  const logWriter = openLog({ ...settings.log, role: 'parent', ...owner });
+  const { settings, folders } = prepared;
+  const logWriter = openLog({ ...settings.log, role: 'parent', ...logOwner(prepared) });
   const recordPath = join(folders.state, 'children.json');
   const left = await endRecorded(recordPath, clock, 5000);
   if (left.found.length > 0) logWriter.log.warn({ left: left.found }, 'processes of an earlier start ended');
@@ -63,6 +62,12 @@ async function startParent(settingsPath: string, prepared: Prepared): Promise<nu
   if (!opened.ok) return refuse([opened.why], exit.no);
   const { store } = opened;
   return new Parent({ settingsPath, prepared, logWriter, store, doors: doors.doors, recordPath }).run();
+}
+
+/** All three processes write the log: as root, as its owner, and as its group. */
+function logOwner({ servingAccount, spoolAccount }: Prepared) {
+  if (servingAccount === null) return {};
+  return { owner: { uid: servingAccount.uid, gid: spoolAccount?.gid ?? servingAccount.gid } };
 }
 
 function refuse(lines: readonly string[], code: number): number {
@@ -300,17 +305,17 @@ class Parent {
 
   async #end(limitMs: number): Promise<void> {
     const { logWriter, doors } = this.#options;
+    // First: a port that we hold open lets clients in to nobody, even when the serving process has closed it.
+    for (const { socket } of doors) socket.close();
     await this.#crew.stop(limitMs);
     this.#cancelWatch();
     this.#stopPins();
     this.#current.stop();
     this.#prober.stop();
     this.#proposer.stop();
-    for (const { socket } of doors) socket.close();
     await Promise.all(this.#admins.map(admin => admin.close()));
     this.#store.close();
     logWriter.log.info('ended');
-    logWriter.flush();
   }
 }
 

@@ -2,9 +2,9 @@
  * The process's logger: pino lines an operator can grep, one destination, reopened on SIGHUP.
  * Must never print a password or a SASL response: callers pass names, never credentials, and `redact` is the belt.
  */
-import { chownSync } from 'node:fs';
 import { hostname } from 'node:os';
-import { type DestinationStream, type Logger, pino } from 'pino';
+import { type Logger, pino } from 'pino';
+import { LogFile } from './log-file.ts';
 
 export type Log = Logger;
 
@@ -14,16 +14,14 @@ export interface LogOptions {
   readonly file: string;
   /** Which process: `parent`, `serving`, `writer`. */
   readonly role: string;
-  /** Who else must be able to write the file: it is given to this account at each opening. Root's to say. */
+  /** Who else must be able to write the file, by uid or by gid: it is given to them at each opening. Root's to say. */
   readonly owner?: { readonly uid: number; readonly gid: number };
 }
 
 export interface LogWriter {
   readonly log: Log;
-  /** After log rotation: opens the file anew. No effect on standard output. */
+  /** After log rotation: opens the file anew, or goes on with the old one and says why. No effect on standard output. */
   reopen(): void;
-  /** Writes out what is buffered; call before the process ends. */
-  flush(): void;
 }
 
 const secretPaths = [
@@ -40,13 +38,11 @@ const secretPaths = [
 ];
 
 export function openLog({ level, file, role, owner }: LogOptions): LogWriter {
-  // Unbuffered on standard output so that lines of several processes never interleave within a line.
-  const destination = pino.destination({ dest: file === '-' ? 1 : file, sync: true, mkdir: file !== '-' });
-  // Later processes open it as that account: the parent opens it first, also after a rotation.
-  const give = () => {
-    if (file !== '-' && owner !== undefined) chownSync(file, owner.uid, owner.gid);
-  };
-  give();
+  const destination = new LogFile({
+    file,
+    ...(owner === undefined ? {} : { owner }),
+    onLost: (lines, why) => log.error({ lines, why }, 'lines of this log were lost'),
+  });
   const log = pino(
     {
       level,
@@ -54,15 +50,11 @@ export function openLog({ level, file, role, owner }: LogOptions): LogWriter {
       redact: { paths: secretPaths, censor: '[hidden]' },
       timestamp: pino.stdTimeFunctions.isoTime,
     },
-    destination as DestinationStream,
+    destination,
   );
-  return {
-    log,
-    reopen: () => {
-      if (file === '-') return;
-      destination.reopen();
-      give();
-    },
-    flush: () => destination.flushSync(),
+  const reopen = () => {
+    const reopened = destination.reopen();
+    if (!reopened.ok) log.error({ file, why: reopened.why }, 'the log goes on in the old file');
   };
+  return { log, reopen };
 }
