@@ -50,7 +50,7 @@ export interface Crew {
   note(name: string, args: readonly unknown[]): void;
   /** SIGKILL for a serving process that is stuck; its end and a new start follow. */
   killServing(pid: number, why: string): void;
-  /** Drains the serving process within `limitMs`, then ends all. */
+  /** Drains the serving process within `limitMs`, then ends all; 0 ends all at once, also for a stop under way. */
   stop(limitMs: number): Promise<void>;
 }
 
@@ -138,7 +138,8 @@ class ProcessCrew implements Crew {
     this.#isStopping = true;
     for (const mate of this.#mates) mate.cancelRestart();
     const serving = this.#mates.find(mate => mate.role === 'serving');
-    if (serving?.ipc && serving.isReady) await serving.ipc.call('drain', [limitMs], limitMs + 5000);
+    if (limitMs > 0 && serving?.ipc && serving.isReady)
+      await serving.ipc.call('drain', [limitMs], limitMs + 5000);
     await Promise.all(this.#mates.map(mate => this.#end(mate)));
     this.#record();
   }

@@ -298,6 +298,8 @@ class Parent {
   async #stop(signal: string): Promise<void> {
     const limitMs = this.#isStopping ? 0 : this.#current.settings().shutdown.limit;
     this.#options.logWriter.log.info({ signal, limitMs }, 'draining');
+    // The second time: those we wait for are cut, and the first stop goes on to its end.
+    if (this.#isStopping) return this.#crew.stop(0);
     this.#isStopping = true;
     await this.#end(limitMs);
     this.#ended(exit.ok);
