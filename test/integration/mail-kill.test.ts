@@ -52,7 +52,7 @@ describe('a node killed under load', () => {
       for (const _ of kind === 'lmtp' ? to : ['all']) assert.equal((await talk.reply()).code, 250);
       talk.close();
       for (const each of to) assert.equal(await world.count(each, number), 1, each);
-      assert.deepEqual(world.savedBy(number), ['mail2']);
+      assert.deepEqual(await world.savedBy(number, 1), ['mail2']);
       await world.waitForHealth('mail1', 'down');
       await world.node('mail1').restart();
       await world.waitForHealth('mail1', 'up');
@@ -80,7 +80,7 @@ describe('a node killed under load', () => {
         limitMs: 20_000,
       });
       const { number } = await world.send('lmtp', user);
-      assert.deepEqual(world.savedBy(number), [world.homeOf(user)]);
+      assert.deepEqual(await world.savedBy(number, 1), [world.homeOf(user)]);
     }
   });
 });

@@ -106,15 +106,8 @@ export interface Tally {
   readonly queued: number;
 }
 
-/**
- * Every acknowledged message is there; once, unless the client had to repeat it without an answer, or we called it in doubt.
- * `unlogged`: entries of the queue that a kill -9 met on their way, whose doubt only the queue's own file knows.
- */
-export async function auditBooks(
-  world: MailWorld,
-  books: readonly Entry[],
-  { crashDoubts = 0 }: { readonly crashDoubts?: number } = {},
-): Promise<Tally> {
+/** Every acknowledged message is there; once, unless the client had to repeat it without an answer, or we called it in doubt. */
+export async function auditBooks(world: MailWorld, books: readonly Entry[]): Promise<Tally> {
   const inDoubt = new Map<string, number>();
   let direct = 0;
   let queued = 0;
@@ -143,7 +136,7 @@ export async function auditBooks(
   }
   assert.deepEqual(lost, [], 'nothing acknowledged is lost, and all is acknowledged at last');
   assert.deepEqual(refused, [], 'trouble is never 5xx');
-  assert.ok(unexplained.length <= crashDoubts, `twice without a doubt:\n${unexplained.join('\n')}`);
+  assert.deepEqual(unexplained, [], 'none is there twice without a doubt');
   // A mail reader sees what the files say.
   for (const user of world.users.slice(0, 2)) {
     const read = await numbersByImap({ port: world.homing.ports.imap ?? 0, user });

@@ -63,18 +63,22 @@ describe('a node that is dead', () => {
           home === 'mail2' ? ['direct', null, 'delivered'] : ['node', home, 'delivered'],
         );
       }
-      assert.ok(!world.savedBy(number).includes('mail2'));
-      assert.equal(world.savedBy(number).length, 4, 'no other node stands in for it');
+      const savedBy = await world.savedBy(number, 4);
+      assert.ok(!savedBy.includes('mail2'));
+      assert.equal(savedBy.length, 4, 'no other node stands in for it');
     }
     await world.waitForHealth('mail2', 'down');
     const { number } = await world.send('smtp', to);
-    assert.equal(world.savedBy(number).length, 4);
+    assert.equal((await world.savedBy(number, 4)).length, 4);
     await world.node('mail2').restart();
     await world.waitForHealth('mail2', 'up');
     const [user = ''] = world.usersOf('mail2');
     await waitFor(async () => (await world.placeOf(user)).kind === 'home', { what: `${user} to be home` });
     const home = await world.send('lmtp', to);
-    assert.deepEqual(world.savedBy(home.number).sort(), to.map(each => world.homeOf(each)).sort());
+    assert.deepEqual(
+      (await world.savedBy(home.number, to.length)).sort(),
+      to.map(each => world.homeOf(each)).sort(),
+    );
     for (const each of during) {
       const found = await numbersByImap({ port: world.homing.ports.imap ?? 0, user: each.user });
       assert.equal(found.get(each.number), 1, `${each.user} reads ${each.number} once`);
@@ -100,6 +104,40 @@ describe('a node that is dead', () => {
     }
     assert.equal(fields(byUs).filter(each => each === 'Received:').length, 1, 'ours');
     assert.match(head(byUs), new RegExp(`\\n\\tfor <${user}>;`));
+  });
+
+  test('what a real Dovecot might take for the end of a message is text in the spool too, and large messages are whole', async () => {
+    const [user = ''] = world.usersOf('mail2');
+    await world.node('mail2').kill();
+    const numbers: string[] = [];
+    for (const end of ['\n.\n', '\n.\r\n', '\r.\r', '\r\n..\r\n']) {
+      const number = nextNumber();
+      const talk = await openMailTalk({ address: '127.0.0.1', port: world.homing.ports.smtp ?? 0 });
+      await greet(talk, 'smtp');
+      await talk.ask('MAIL FROM:<raw@example.net>');
+      assert.equal((await talk.ask(`RCPT TO:<${user}>`)).code, 250);
+      await talk.ask('DATA');
+      talk.write(
+        `${numberedMessage({ number, to: user })}before${end}MAIL FROM:<evil@example.net>\r\nX-Number: smuggled\r\n.\r\n`,
+      );
+      assert.equal((await talk.reply()).code, 250);
+      assert.equal((await talk.ask('NOOP')).code, 250);
+      talk.close();
+      assert.match(await world.stored(user, number), /MAIL FROM:<evil@example.net>/);
+      numbers.push(number);
+    }
+    const large = await world.send('lmtp', user, { bodyBytes: 20_000_000, replyLimitMs: 60_000 });
+    assert.deepEqual(kinds(large.receipts), ['acknowledged']);
+    const sent = numberedMessage({ number: large.number, to: user, bodyBytes: 20_000_000 });
+    assert.ok(
+      (await world.stored(user, large.number)).replace(/\r?\n/g, '\r\n').endsWith(sent),
+      'to the last byte',
+    );
+    // The same files, read by a Dovecot: each is one message.
+    await world.waitForHealth('mail2', 'down');
+    const found = await numbersByImap({ port: world.homing.ports.imap ?? 0, user });
+    for (const number of [...numbers, large.number]) assert.equal(found.get(number), 1);
+    assert.equal(found.get('smuggled'), undefined);
   });
 
   test('a stranger whose home it is gets 451, not 550 and not 250: nobody can vouch now', async () => {
@@ -274,7 +312,7 @@ describe('whenHomeDown: queue alone', () => {
     for (const { user, number } of books)
       assert.equal(await world.count(user, number), 1, `${number} of ${user}`);
     for (const { user, number } of books.slice(0, 3))
-      assert.ok(world.savedBy(number).includes(world.homeOf(user)));
+      assert.ok((await world.savedBy(number, 3)).includes(world.homeOf(user)));
     const [first] = books;
     const text = (await world.stored(first?.user ?? '', first?.number ?? '')).replace(/\r\n/g, '\n');
     assert.match(text, /^Return-Path: <waits@example.net>$/m);

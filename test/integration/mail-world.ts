@@ -57,8 +57,11 @@ export interface MailWorld {
   count(user: string, number: string): Promise<number>;
   /** The stored message; asserts that it is there once. */
   stored(user: string, number: string): Promise<string>;
-  /** Which nodes say in their own logs that they saved it for somebody; a node twice where it did so twice. */
-  savedBy(number: string): LabNode[];
+  /**
+   * Which nodes say in their own logs that they saved it for somebody; a node twice where it did so twice. A log follows its reply by a
+   * moment: waits until there are so many.
+   */
+  savedBy(number: string, atLeast: number): Promise<LabNode[]>;
   health(name: LabNode): Promise<string>;
   waitForHealth(name: LabNode, health: 'up' | 'down', limitMs?: number): Promise<void>;
   placeOf(user: string): Promise<ExplainAnswer['place']>;
@@ -97,10 +100,15 @@ export async function startMailWorld(options: MailWorldOptions): Promise<MailWor
   const end = async (): Promise<void> => {
     for (const node of nodes.values()) node.thaw();
     for (const mount of mounts.values()) mount.readOnly(false);
-    await homing?.stop(8000).catch(() => undefined);
+    // With nothing under way it must end by itself; said once all else is cleared away.
+    const stuck = await homing?.stop(8000).then(
+      () => undefined,
+      (error: unknown) => error,
+    );
     await Promise.all([...nodes.values()].map(node => node.stop()));
     for (const mount of mounts.values()) mount.unmount();
     await folder.remove();
+    if (stuck !== undefined) throw stuck;
   };
   try {
     for (const [part, size] of Object.entries(options.mounts ?? {})) {
@@ -191,15 +199,21 @@ async function world(
       assert.equal(found.length, 1, `message ${number} of ${user}`);
       return found[0] ?? '';
     },
-    savedBy: number =>
-      nodeNames.flatMap(name =>
-        node(name)
-          .logText()
-          .split('\n')
-          .filter(
-            line => line.includes(`<number.${number}@lab.invalid>`) && /: (saved|stored) mail/.test(line),
-          )
-          .map(() => name),
+    savedBy: (number, atLeast) =>
+      waitFor(
+        () => {
+          const found = nodeNames.flatMap(name =>
+            node(name)
+              .logText()
+              .split('\n')
+              .filter(
+                line => line.includes(`<number.${number}@lab.invalid>`) && /: (saved|stored) mail/.test(line),
+              )
+              .map(() => name),
+          );
+          return found.length >= atLeast ? found : null;
+        },
+        { what: `${atLeast} lines about ${number} in the nodes' logs` },
       ),
     waitForHealth: async (name, wanted, limitMs = 15_000) => {
       await waitFor(async () => (await health(name)) === wanted, {
