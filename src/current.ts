@@ -105,22 +105,38 @@ export function createCurrent(options: CurrentOptions): Current {
     return { after, needRestart, changed, texts: read?.texts ?? null, maps };
   };
 
+  const reloadNow = async (): Promise<void> => {
+    const read = await readAll();
+    if (read === null) return;
+    settings = keepStarted(settings, read.after, read.needRestart);
+    tls = read.texts;
+    onChange();
+    const nodes = await proposer.wish([{ kind: 'nodes', specs: nodeSpecs(settings) }], 'settings');
+    if (!nodes.ok) log.error({ why: nodes.why }, 'reload: the nodes did not come into force');
+    if (read.maps.ok && read.maps.map.digest !== mapDigest()) await mapsChanged(read.maps);
+    follow();
+    log.info({ changed: read.changed, needRestart: read.needRestart }, 'reloaded');
+  };
+
+  // One after the other, or an older file could come into force after a newer one. One that waits has all to read yet.
+  let running: Promise<void> | null = null;
+  let next: Promise<void> | null = null;
+  const reloadInTurn = (): Promise<void> => {
+    if (next !== null) return next;
+    const turn = (running ?? Promise.resolve()).then(() => {
+      running = turn;
+      next = null;
+      return reloadNow();
+    });
+    next = turn;
+    return turn;
+  };
+
   return {
     settings: () => settings,
     tls: () => tls,
     follow,
-    reload: async () => {
-      const read = await readAll();
-      if (read === null) return;
-      settings = keepStarted(settings, read.after, read.needRestart);
-      tls = read.texts;
-      onChange();
-      const nodes = await proposer.wish([{ kind: 'nodes', specs: nodeSpecs(settings) }], 'settings');
-      if (!nodes.ok) log.error({ why: nodes.why }, 'reload: the nodes did not come into force');
-      if (read.maps.ok && read.maps.map.digest !== mapDigest()) await mapsChanged(read.maps);
-      follow();
-      log.info({ changed: read.changed, needRestart: read.needRestart }, 'reloaded');
-    },
+    reload: reloadInTurn,
     stop,
   };
 }

@@ -37,6 +37,8 @@ const clock = realClock;
 
 /** The exit code of `homing serve`. */
 export async function runParent(settingsPath: string): Promise<number> {
+  // Before there is anything to reload it must not end us, which is what it does by default.
+  process.on('SIGHUP', () => {});
   const preparation = await prepare(settingsPath);
   if (!preparation.ok) return refuse(preparation.lines, preparation.exit);
   const { prepared } = preparation;

@@ -14,7 +14,7 @@ import { maildirFiles } from '../lab/imap-count.ts';
 import { greet, numberedMessage, openMailTalk } from '../lab/mail.ts';
 import { isFree } from '../lab/ports.ts';
 import { sessionGone } from '../lab/processes.ts';
-import { waitFor } from '../lab/wait.ts';
+import { pause, waitFor } from '../lab/wait.ts';
 import { makeCertificate } from '../unit/net/certificate.ts';
 import { Operated } from './operated.ts';
 import { homingCommand, openRaw } from './operating.ts';
@@ -289,6 +289,20 @@ describe('settings and files that change', () => {
     );
   });
 
+  test('SIGHUPs in quick succession: the last file counts, whatever the pace', async () => {
+    for (let weight = 1; weight <= 12; weight += 1) {
+      const listed = world.settings.nodes as Record<string, unknown>[];
+      await world.reload({
+        ...world.settings,
+        nodes: listed.map(node => (node.name === 'mail4' ? { ...node, weight } : node)),
+      });
+      await pause(weight % 4);
+    }
+    await world.isNode('mail4', row => row.weight === 12, 'to have the last weight');
+    await world.reload(world.settings);
+    await world.isNode('mail4', row => row.weight === 50, 'to be as before');
+  });
+
   test('a changed map file is picked up by itself; a broken one is not, and its line is named', async () => {
     const user = userOf('mail1');
     await writeFile(map, `${user} -> mail3\n`);
@@ -459,6 +473,16 @@ describe('ends and starts', () => {
     await sessionGone(world.homing.pid, 1000);
     await session.isClosed(1000);
     talk.close();
+  });
+
+  test('SIGHUP in the middle of a start stops nothing', async () => {
+    await world.startAgain({
+      onLine: line => {
+        const { role, pid, child } = JSON.parse(line) as { role: string; pid: number; child?: string };
+        if (role === 'parent' && child === 'writer') process.kill(pid, 'SIGHUP');
+      },
+    });
+    assert.equal(await world.homing.stop(), 0);
   });
 
   test('SIGINT of a terminal drains as SIGTERM does', async () => {

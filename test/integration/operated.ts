@@ -88,8 +88,9 @@ export class Operated {
   }
 
   /** A new start beside what may be left of the last one. */
-  async startAgain(): Promise<Homing> {
-    this.homing = await startHoming({ runDir: join(this.folder.path, 'homing'), settings: this.settings });
+  async startAgain(more: { readonly onLine?: (text: string) => void } = {}): Promise<Homing> {
+    const runDir = join(this.folder.path, 'homing');
+    this.homing = await startHoming({ runDir, settings: this.settings, ...more });
     return this.homing;
   }
 
