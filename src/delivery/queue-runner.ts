@@ -8,8 +8,10 @@
  *      ↑                                     ├ some refused → noted → sender told → removed, or
  *      └──────── next time noted ────────────┴ some deferred or in doubt
  */
+import { lmtpReply } from '../core/failure.ts';
 import { defaultSchedule } from '../core/retry.ts';
 import type { NodeName } from '../core/types.ts';
+import { logDelivery } from '../observe/maillog.ts';
 import type { QueueEnvelope } from '../storage/queue-envelope.ts';
 import type { LoadReport } from '../storage/queue-folder.ts';
 import { type AttemptTools, tryEntry } from './queue-attempt.ts';
@@ -71,7 +73,10 @@ class Runner implements QueueRunner {
 
   async start(): Promise<LoadReport> {
     const { queue, log } = this.#options;
-    const report = await queue.load((key, envelope) => this.onAdded(key, envelope));
+    const report = await queue.load((key, envelope) => {
+      this.#nameDoubts(envelope);
+      this.onAdded(key, envelope);
+    });
     for (const { name, why } of report.damaged) log.error({ name, why }, 'a file of the queue was put aside');
     if (report.failure !== null) log.error({ why: report.failure.text }, 'the queue folder cannot be read');
     log.info(
@@ -79,6 +84,30 @@ class Runner implements QueueRunner {
       'queue read',
     );
     return report;
+  }
+
+  /** Promise 3: whoever may have it already, because an attempt was cut off with its process, is named before it is tried again. */
+  #nameDoubts({ id, from, recipients, bodyBytes }: QueueEnvelope): void {
+    for (const { address, user, doubt } of recipients) {
+      // Direct delivery looks for its fixed name first: trying it again doubles nothing.
+      if (doubt?.courier !== 'node') continue;
+      const { node } = doubt;
+      const reply = lmtpReply({ kind: 'in-doubt', node, text: 'before this start' });
+      logDelivery(this.#options.log, {
+        ...{
+          id,
+          from,
+          to: address,
+          user,
+          courier: 'node',
+          node,
+          outcome: 'in-doubt',
+          ms: 0,
+          bytes: bodyBytes,
+        },
+        reply: `${reply.code} ${reply.enhanced} ${reply.lines.join(' / ')}`,
+      });
+    }
   }
 
   onAdded(key: string, envelope: QueueEnvelope): void {

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { cpSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -299,6 +299,26 @@ describe('the queue', () => {
       w.carried.map(each => each.node),
       ['m1', 'm2'],
     );
+  });
+
+  test('what a dead process left half done is named in doubt in the log before it is tried again', async t => {
+    const dead = await world(t);
+    await dead.runner.start();
+    const path = mkdtempSync(join(tmpdir(), 'runner-'));
+    t.after(() => rmSync(path, { recursive: true, force: true }));
+    // As kill -9 would leave the folder: in the middle of the hand-over.
+    dead.onCarry = () => cpSync(dead.path, path, { recursive: true });
+    await dead.put('one', ['a@x', 'b@x'], 's@x');
+    await until(() => dead.runner.counts().entries === 0);
+    const w = await world(t, { path });
+    await w.runner.start();
+    await until(() => w.runner.counts().entries === 0);
+    const named = w.lines.filter(line => line.outcome === 'in-doubt');
+    assert.deepEqual(
+      named.map(({ id, from, to, courier, node }) => ({ id, from, to, courier, node })),
+      ['a@x', 'b@x'].map(to => ({ id: 'one', from: 's@x', to, courier: 'node', node: 'm1' })),
+    );
+    assert.match(String(named[0]?.reply), /^451 4\.4\.2 /);
   });
 
   test('where it is about to go is on disk before it goes, and taken off when it surely did not arrive', async t => {
