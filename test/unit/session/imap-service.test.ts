@@ -202,7 +202,7 @@ describe('TLS', () => {
   test('from the first byte: greets after the handshake, offers no STARTTLS, relays large answers whole', async () => {
     const node = await startEchoNode();
     const { service, port, close } = await bench(node.port, { plaintextAuth: 'tls' }, 'tls');
-    const client = new Client(connectTls({ port, rejectUnauthorized: false }));
+    const client = new Client(connectTls({ host: '127.0.0.1', port, rejectUnauthorized: false }));
     await client.hears('* OK [CAPABILITY IMAP4rev1 SASL-IR LITERAL+ ID AUTH=PLAIN]');
     client.socket.write('a LOGIN joe hunter2\r\n');
     await client.hears('a OK in');
