@@ -180,7 +180,7 @@ run_tests() {
   fi
   set -f # the globs are for node
   # shellcheck disable=SC2086
-  exec "$node" --test --test-concurrency=2 --test-timeout="$limit_ms" $options $files
+  exec "$node" --test --test-force-exit --test-concurrency=2 --test-timeout="$limit_ms" $options $files
 }
 
 case $task in

@@ -5,7 +5,7 @@
  */
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';
-import { chmod, chown, mkdir, rename, writeFile } from 'node:fs/promises';
+import { chmod, chown, mkdir, rename, rm, writeFile } from 'node:fs/promises';
 import { userInfo } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -234,6 +234,8 @@ export async function startDovecotNode(options: DovecotOptions): Promise<Dovecot
     thaw: () => thawSession(master.pid),
     restart: async () => {
       await end('stop');
+      // Left behind by a kill, it names a pid that somebody else may have by now; then Dovecot would not start.
+      await rm(join(runDir, 'base/master.pid'), { force: true });
       master = await startMaster(
         inRoot(rootFs, ['setpriv', '--pdeathsig', 'TERM', 'dovecot', '-F', '-c', file], binds),
       );
