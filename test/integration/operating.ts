@@ -65,11 +65,12 @@ export async function refusedStart(
   runDir: string,
   settings: SettingsTree | string,
   as: readonly string[] = [],
+  program = launcher,
 ): Promise<Ended> {
   await mkdir(runDir, { recursive: true });
   const file = join(runDir, 'homing.yaml');
   await writeSettings(file, settings);
-  return runToEnd([...as, 'sh', launcher, 'serve', '--config', file]);
+  return runToEnd([...as, 'sh', program, 'serve', '--config', file]);
 }
 
 /** `Uid`, `CapEff` … of /proc/PID/status. */

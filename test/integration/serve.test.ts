@@ -10,6 +10,7 @@ import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { type SettingsTree, startHoming } from '../lab/homing.ts';
 import { freePorts, isFree } from '../lab/ports.ts';
+import { reachableLauncher } from '../lab/reachable.ts';
 import { openTempFolder, type TempFolder } from '../lab/temp-folder.ts';
 import { makeCertificate } from '../unit/net/certificate.ts';
 import { homingCommand, isRoot, refusedStart } from './operating.ts';
@@ -17,12 +18,14 @@ import { homingCommand, isRoot, refusedStart } from './operating.ts';
 let folder: TempFolder;
 let ports: number[];
 let runs = 0;
+let strangersLauncher = '';
 /** Not root, even where the tests are. */
 const stranger = isRoot ? ['setpriv', '--reuid=nobody', '--regid=nogroup', '--clear-groups'] : [];
 
 before(async () => {
   folder = await openTempFolder('serve');
   ports = await freePorts(6);
+  strangersLauncher = await reachableLauncher(stranger, folder.path);
 });
 
 after(() => folder?.remove());
@@ -150,7 +153,7 @@ describe('wrong settings end the start with 78, before anything is begun', () =>
     await mkdir(runDir, { recursive: true });
     for (const path of [map, key]) await chmod(path, 0o000);
     if (isRoot) await chmod(runDir, 0o777);
-    const { code, err } = await refusedStart(runDir, tree, stranger);
+    const { code, err } = await refusedStart(runDir, tree, stranger, strangersLauncher);
     assert.equal(code, 78);
     assert.ok(err.includes(map) && err.includes(key), err);
     await nothingIsLeft(runDir);
@@ -191,7 +194,7 @@ describe('trouble on the machine ends the start with 1, and leaves no process be
     await mkdir(runDir, { recursive: true });
     await chmod(runDir, 0o777);
     if (firstFree <= 143) return;
-    const { code, err } = await refusedStart(runDir, tree, stranger);
+    const { code, err } = await refusedStart(runDir, tree, stranger, strangersLauncher);
     assert.equal(code, 1);
     assert.match(err, /listen\.imap 127\.0\.0\.1:143: .*root.*CAP_NET_BIND_SERVICE/);
   });
@@ -222,7 +225,12 @@ describe('trouble on the machine ends the start with 1, and leaves no process be
       const closed = join(runDir, 'closed');
       await mkdir(closed, { mode: 0o700 });
       if (!isRoot) await chmod(closed, 0o500);
-      const { code, err } = await refusedStart(runDir, { ...tree, [key]: { path: closed } }, stranger);
+      const { code, err } = await refusedStart(
+        runDir,
+        { ...tree, [key]: { path: closed } },
+        stranger,
+        strangersLauncher,
+      );
       assert.equal(code, 1, err);
       assert.ok(err.includes(closed), err);
       assert.ok(!err.includes('    at '), `no stack: ${err}`);
