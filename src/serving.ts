@@ -172,7 +172,9 @@ class Serving {
       tls,
       self: settings.self,
       limits: {
-        maxSessions: limits.connections,
+        // The setting counts for each listener, and each has its own wall.
+        maxSessions:
+          limits.connections * Math.max(1, settings.listen.imap.length + settings.listen.imaps.length),
         preAuthMs: limits.preAuth,
         plaintextAuth: settings.login.plaintext,
         commands: limits.commands,
