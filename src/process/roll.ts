@@ -4,8 +4,8 @@
  */
 import { readFileSync } from 'node:fs';
 import { hostname } from 'node:os';
-import type { Clock } from './net/clock.ts';
-import type { MemberIdentity } from './storage/store.ts';
+import type { Clock } from '../net/clock.ts';
+import type { MemberIdentity } from '../storage/store.ts';
 
 export interface Roll {
   /** A new member for the process `pid`; those called `dead` are certainly gone, for only one serves at a time. */

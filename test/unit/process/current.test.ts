@@ -5,11 +5,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { pino } from 'pino';
-import type { Proposer } from '../../src/cluster/proposer.ts';
-import { createCurrent } from '../../src/current.ts';
-import { realClock } from '../../src/net/clock.ts';
-import { loadSettings } from '../../src/settings/load.ts';
-import { pause, waitFor } from '../lab/wait.ts';
+import type { Proposer } from '../../../src/cluster/proposer.ts';
+import { realClock } from '../../../src/net/clock.ts';
+import { createCurrent } from '../../../src/process/current.ts';
+import { loadSettings } from '../../../src/settings/load.ts';
+import { pause, waitFor } from '../../lab/wait.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'homing-current-'));
 after(() => rmSync(folder, { recursive: true }));

@@ -8,7 +8,7 @@
  * Must never have two serving processes at once: the next is spawned when the last one's end was seen.
  */
 import type { ChildProcess } from 'node:child_process';
-import { writerThreads } from './delivery/writer.ts';
+import { writerThreads } from '../delivery/writer.ts';
 import {
   type ChildMark,
   recordChildren,
@@ -16,10 +16,10 @@ import {
   signal,
   spawnChild,
   startTicksOf,
-} from './net/children.ts';
-import type { Clock } from './net/clock.ts';
-import { type Answer, type Ipc, openIpc } from './net/ipc.ts';
-import type { Log } from './observe/log.ts';
+} from '../net/children.ts';
+import type { Clock } from '../net/clock.ts';
+import { type Answer, type Ipc, openIpc } from '../net/ipc.ts';
+import type { Log } from '../observe/log.ts';
 
 export type Role = 'serving' | 'writer';
 

@@ -6,16 +6,16 @@
  *
  * What only a restart can bring in (sockets, folders, accounts, how users are named) stays as it was started.
  */
-import type { Proposer } from './cluster/proposer.ts';
-import { checkTargets, type LoadedMaps, loadMaps } from './directory/map-file.ts';
-import { type MapWatch, watchMaps } from './directory/map-watch.ts';
-import type { Clock } from './net/clock.ts';
-import { readTls, type TlsTexts, type TlsWatch, watchTls } from './net/tls.ts';
-import type { Log } from './observe/log.ts';
-import { nodeSpecs, userRules } from './settings/derived.ts';
-import { formatError } from './settings/load.ts';
-import { reload } from './settings/reload.ts';
-import type { Settings } from './settings/schema.ts';
+import type { Proposer } from '../cluster/proposer.ts';
+import { checkTargets, type LoadedMaps, loadMaps } from '../directory/map-file.ts';
+import { type MapWatch, watchMaps } from '../directory/map-watch.ts';
+import type { Clock } from '../net/clock.ts';
+import { readTls, type TlsTexts, type TlsWatch, watchTls } from '../net/tls.ts';
+import type { Log } from '../observe/log.ts';
+import { nodeSpecs, userRules } from '../settings/derived.ts';
+import { formatError } from '../settings/load.ts';
+import { reload } from '../settings/reload.ts';
+import type { Settings } from '../settings/schema.ts';
 
 export interface CurrentOptions {
   readonly settingsPath: string;

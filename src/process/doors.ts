@@ -1,9 +1,9 @@
 /**
  * The listening sockets, bound by the parent before anything starts, by kind and by the name they have in the settings.
  */
-import { type BoundSocket, bindSocket } from './net/bound-socket.ts';
+import { type BoundSocket, bindSocket } from '../net/bound-socket.ts';
+import type { Settings } from '../settings/schema.ts';
 import type { ListenerKind } from './serving.ts';
-import type { Settings } from './settings/schema.ts';
 
 export interface Door {
   readonly kind: ListenerKind;

@@ -5,15 +5,15 @@
 import { accessSync, chownSync, closeSync, constants, mkdirSync, openSync, statSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { dirname, join } from 'node:path';
-import { exit } from './cli/exit.ts';
-import type { MapLine, UserMap } from './core/user-map.ts';
-import { checkTargets, loadMaps } from './directory/map-file.ts';
-import { type Account, isRoot } from './net/privileges.ts';
-import { readTls, type TlsTexts } from './net/tls.ts';
-import { nodeSpecs, userRules } from './settings/derived.ts';
-import { formatError, loadSettings } from './settings/load.ts';
-import type { Settings } from './settings/schema.ts';
-import { findAccount } from './storage/account.ts';
+import { exit } from '../cli/exit.ts';
+import type { MapLine, UserMap } from '../core/user-map.ts';
+import { checkTargets, loadMaps } from '../directory/map-file.ts';
+import { type Account, isRoot } from '../net/privileges.ts';
+import { readTls, type TlsTexts } from '../net/tls.ts';
+import { nodeSpecs, userRules } from '../settings/derived.ts';
+import { formatError, loadSettings } from '../settings/load.ts';
+import type { Settings } from '../settings/schema.ts';
+import { findAccount } from '../storage/account.ts';
 
 export interface Prepared {
   readonly settings: Settings;

@@ -6,23 +6,23 @@
  */
 import { hostname } from 'node:os';
 import type { SecureContext } from 'node:tls';
-import type { ServingStatus } from './admin/desk.ts';
-import { createMember, type Member } from './cluster/cluster.ts';
-import type { UserRules } from './core/canonical.ts';
-import type { ActivityRow } from './core/status.ts';
-import type { View } from './core/view.ts';
-import { createMail, type Mail } from './delivery/mail.ts';
-import { realClock } from './net/clock.ts';
-import { type Ipc, openIpc } from './net/ipc.ts';
-import { type Listener, openListener } from './net/listener.ts';
-import { type Account, dropPrivileges, isRoot } from './net/privileges.ts';
-import { secureContextOf, type TlsTexts } from './net/tls.ts';
-import { type Log, type LogOptions, openLog } from './observe/log.ts';
-import { createImapService, type ImapService } from './session/imap-service.ts';
-import { timersOf, userRules } from './settings/derived.ts';
-import type { Settings } from './settings/schema.ts';
-import type { MemberIdentity } from './storage/store.ts';
-import { createRemoteStore } from './storage/store-remote.ts';
+import type { ServingStatus } from '../admin/desk.ts';
+import { createMember, type Member } from '../cluster/cluster.ts';
+import type { UserRules } from '../core/canonical.ts';
+import type { ActivityRow } from '../core/status.ts';
+import type { View } from '../core/view.ts';
+import { createMail, type Mail } from '../delivery/mail.ts';
+import { realClock } from '../net/clock.ts';
+import { type Ipc, openIpc } from '../net/ipc.ts';
+import { type Listener, openListener } from '../net/listener.ts';
+import { type Account, dropPrivileges, isRoot } from '../net/privileges.ts';
+import { secureContextOf, type TlsTexts } from '../net/tls.ts';
+import { type Log, type LogOptions, openLog } from '../observe/log.ts';
+import { createImapService, type ImapService } from '../session/imap-service.ts';
+import { timersOf, userRules } from '../settings/derived.ts';
+import type { Settings } from '../settings/schema.ts';
+import type { MemberIdentity } from '../storage/store.ts';
+import { createRemoteStore } from '../storage/store-remote.ts';
 
 export type ListenerKind = 'imap' | 'imaps' | 'lmtp' | 'smtp';
 

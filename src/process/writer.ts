@@ -2,11 +2,11 @@
  * The writer process: the only one with rights on the spool. It asks its parent what the spool is, opens its socket, drops to the
  * spool's account, and then serves `delivery/writer.ts` until its parent goes away or replaces it.
  */
-import { type SpoolOptions, startWriter } from './delivery/writer.ts';
-import { realClock } from './net/clock.ts';
-import { openIpc } from './net/ipc.ts';
-import { type Account, dropPrivileges, isRoot } from './net/privileges.ts';
-import { type LogOptions, openLog } from './observe/log.ts';
+import { type SpoolOptions, startWriter } from '../delivery/writer.ts';
+import { realClock } from '../net/clock.ts';
+import { openIpc } from '../net/ipc.ts';
+import { type Account, dropPrivileges, isRoot } from '../net/privileges.ts';
+import { type LogOptions, openLog } from '../observe/log.ts';
 
 export interface WriterInit {
   readonly log: LogOptions;
