@@ -42,7 +42,7 @@ export const topKeys = {
     nodeKeys,
   ),
   self: optionalText({
-    prose: 'The node that this machine is, where it is one.',
+    prose: 'The node that this machine is, where it is one: reached over loopback from here.',
     kind: 'name of a node',
     example: 'mail1',
     check: checkName,
