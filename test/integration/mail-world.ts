@@ -4,13 +4,13 @@
  */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { mkdirSync } from 'node:fs';
+import { mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ExplainAnswer, StatusAnswer } from '../../src/core/status.ts';
 import { type DovecotNode, mailOwner, startDovecotNode } from '../lab/dovecot-node.ts';
 import { type Homing, type LogLine, labSettings, type SettingsTree, startHoming } from '../lab/homing.ts';
-import { maildirFiles, numbersInMaildir } from '../lab/imap-count.ts';
+import { maildirFiles, maildirOf, numbersInMaildir } from '../lab/imap-count.ts';
 import { handOver, numberedMessage, type Receipt } from '../lab/mail.ts';
 import { openTempFolder } from '../lab/temp-folder.ts';
 import { waitFor } from '../lab/wait.ts';
@@ -47,6 +47,11 @@ export interface MailWorld {
   readonly homing: Homing;
   readonly users: readonly string[];
   node(name: LabNode): DovecotNode;
+  /**
+   * kill -9, and what an administrator does before such a node comes back: dot locks that its processes left in their users' mailboxes
+   * go. Dovecot 2.3 honours them for two minutes: it saves mail, and does not answer. Returns what was removed.
+   */
+  killUnderLoad(name: LabNode): Promise<readonly string[]>;
   usersOf(name: LabNode): readonly string[];
   homeOf(user: string): LabNode;
   /** A numbered message on a connection of its own. */
@@ -183,6 +188,17 @@ async function world(
   return {
     ...{ spoolDir, homing, users, node, health, queued },
     usersOf: name => byHome.get(name) ?? [],
+    killUnderLoad: async name => {
+      await node(name).kill();
+      const mailboxes = (byHome.get(name) ?? []).map(user => maildirOf(spoolDir, user));
+      const locks = mailboxes.flatMap(path =>
+        readdirSync(path)
+          .filter(file => file.endsWith('.lock'))
+          .map(file => join(path, file)),
+      );
+      for (const lock of locks) rmSync(lock, { force: true });
+      return locks;
+    },
     homeOf: user => {
       const home = homes.get(user);
       assert.ok(home, `${user} is no user here`);
