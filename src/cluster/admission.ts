@@ -26,6 +26,11 @@ export interface AdmissionWish {
    * Sessions: close both sides, then `release`. Deliveries past DATA: finish or break off within `settleMs`, then `release`.
    */
   readonly onClose: (reason: CloseReason) => void;
+  /**
+   * Called at most once, after `onClose`: the time to let go is over and the entry is gone. What is still open to the node must be reset
+   * before this returns, because the change of the view goes on without another wait.
+   */
+  readonly onCut?: () => void;
   /** Ends the wait early (the client went away). */
   readonly signal?: AbortSignal;
 }

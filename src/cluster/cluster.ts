@@ -32,6 +32,7 @@ import type { MemberIdentity, PinChunk, Refused, Store } from '../storage/store.
 import { type ActiveCounts, type ActiveEntry, Actives, type ActiveUser, inSlices } from './actives.ts';
 import type { Admission, AdmissionWish, Admitting, CloseReason, Entry, Evidence } from './admission.ts';
 import { BusyReporter } from './busy-report.ts';
+import { breakOffHolder, tellHolder } from './holder.ts';
 import { LetGo } from './let-go.ts';
 import { inTime, Questions } from './questions.ts';
 import { spread } from './spread.ts';
@@ -211,13 +212,7 @@ class ClusterMember implements Member {
   }
 
   private tell(entry: ActiveEntry, reason: CloseReason): void {
-    if (entry.phase !== 'live') return;
-    entry.phase = 'closing';
-    try {
-      entry.wish.onClose(reason);
-    } catch (error) {
-      this.options.log.error({ user: entry.user, error }, 'closing an entry failed');
-    }
+    tellHolder(entry, reason, this.options.log);
   }
 
   private cut(entry: ActiveEntry, reason: CloseReason): void {
@@ -227,6 +222,7 @@ class ClusterMember implements Member {
         { user: entry.user, node: entry.node },
         'an entry did not close in time and was cut',
       );
+    breakOffHolder(entry, this.options.log);
     this.remove(entry);
   }
 
@@ -471,6 +467,7 @@ class ClusterMember implements Member {
 
   private dismiss(entry: ActiveEntry, reason: CloseReason): void {
     this.tell(entry, reason);
+    breakOffHolder(entry, this.options.log);
     entry.phase = 'gone';
   }
 

@@ -105,6 +105,10 @@ export class LetGo {
   /** Told one after the other, so that not all clients come back in the same instant. */
   private async closeAll(endAtMs: number): Promise<void> {
     const { clock, spreadMs, settleMs, actives } = this.options;
+    // Deliveries have no client that would come back at once, and need all of the time that is left to settle.
+    for (const [user, reason] of this.closing)
+      for (const entry of [...(actives.of(user)?.entries ?? [])])
+        if (entry.wish.activity === 'delivery') this.tell(entry, reason);
     const users = [...this.closing];
     const windowMs = Math.min(spreadMs, settleMs * spreadShare, Math.max(0, endAtMs - clock.now()));
     const tellUser = ([user, reason]: [User, CloseReason]): void => {

@@ -84,6 +84,7 @@ interface Admitted {
   readonly entry: Entry;
   closing: CloseReason | null;
   onClosing: (() => void) | null;
+  onCut: (() => void) | null;
 }
 
 /** Users admitted within this time travel together; one that is held must not keep the others' entries waiting. */
@@ -243,6 +244,7 @@ class Sending {
         box.admitted.closing = reason;
         box.admitted.onClosing?.();
       },
+      onCut: () => box.admitted?.onCut?.(),
     });
     if (!admission.ok) {
       const { reason } = admission;
@@ -262,7 +264,7 @@ class Sending {
       work.steps.shift();
       return null;
     }
-    box.admitted = { work, entry, closing: box.early, onClosing: null };
+    box.admitted = { work, entry, closing: box.early, onClosing: null, onCut: null };
     return box.admitted;
   }
 
@@ -329,21 +331,26 @@ class Sending {
   private leashOf(ready: readonly Admitted[]): { leash: Leash; letGo: () => void } {
     const leash: Leash = { pull: 'none', onPull: null };
     let cancel: (() => void) | null = null;
+    const breakOff = () => {
+      leash.pull = 'now';
+      leash.onPull?.();
+    };
     for (const each of ready) {
+      each.onCut = breakOff;
       each.onClosing = () => {
         if (leash.pull === 'none') {
           leash.pull = 'unless-sent';
           leash.onPull?.();
         }
         if (cancel !== null || (each.closing !== 'node-down' && each.closing !== 'lease-lost')) return;
-        cancel = this.options.clock.after(this.options.settleMs, () => {
-          leash.pull = 'now';
-          leash.onPull?.();
-        });
+        cancel = this.options.clock.after(this.options.settleMs, breakOff);
       };
     }
     const letGo = () => {
-      for (const each of ready) each.onClosing = null;
+      for (const each of ready) {
+        each.onClosing = null;
+        each.onCut = null;
+      }
       cancel?.();
     };
     return { leash, letGo };

@@ -45,6 +45,8 @@ export interface Relay {
   readonly bytesOut: number;
   /** The first reason counts. `onEnd` comes within `quietMs`. */
   close(reason: string): void;
+  /** After `close`: no more time. The node's side is reset before this returns. */
+  cut(): void;
 }
 
 /** RFC 9051 §5.4: a client may be silent for 30 minutes. Only probes of the peer's system tell that it is gone. */
@@ -112,6 +114,12 @@ class StreamRelay implements Relay {
     this.#client.end();
     if (this.#node.readableEnded) this.#nodeEnd();
     if (this.#nodeEnded) this.#settle();
+  }
+
+  cut(): void {
+    this.#closing = true;
+    this.#why ??= 'cut';
+    this.#finish();
   }
 
   #listen(): void {
@@ -230,13 +238,22 @@ class StreamRelay implements Relay {
   #finish(): void {
     if (this.#finished) return;
     this.#finished = true;
+    // Before the reset: Node tells its close within it, as if the node had ended by itself.
+    const nodeEnded = this.#nodeEnded;
     this.#letGo();
     // Without its own end the node gets a reset: nothing that we sent may still be worked on as if we were there.
-    if (this.#nodeEnded) this.#node.destroySoon();
+    if (nodeEnded) this.#node.destroySoon();
+    // A FIN that is being sent cannot be turned into a reset (libuv: EINVAL, and the descriptor would stay open).
+    else if (this.#isEndUnderWay()) this.#node.destroy();
     else this.#node.resetAndDestroy();
     this.#dismissClient();
     const { bytesIn, bytesOut } = this;
-    this.#onEnd({ why: this.#why ?? 'ended', nodeEnded: this.#nodeEnded, bytesIn, bytesOut });
+    this.#onEnd({ why: this.#why ?? 'ended', nodeEnded, bytesIn, bytesOut });
+  }
+
+  #isEndUnderWay(): boolean {
+    const { writableEnded, writableFinished, writableLength } = this.#node;
+    return writableEnded && !writableFinished && writableLength === 0;
   }
 
   #letGo(): void {

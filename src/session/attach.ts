@@ -57,10 +57,16 @@ export type Attached = { readonly at: Whereabouts } & (
 export class Claim {
   #reason: CloseReason | null = null;
   #then: ((reason: CloseReason) => void) | null = null;
+  #cut: (() => void) | null = null;
 
   get reason(): CloseReason | null {
     return this.#reason;
   }
+
+  /** There is no more time: whoever follows resets the node's side now. */
+  readonly cut = (): void => {
+    this.#cut?.();
+  };
 
   readonly mark = (reason: CloseReason): void => {
     this.#reason ??= reason;
@@ -68,8 +74,9 @@ export class Claim {
   };
 
   /** Calls `then` at the order, or at once where it was given already. Replaces the one before. */
-  follow(then: ((reason: CloseReason) => void) | null): void {
+  follow(then: ((reason: CloseReason) => void) | null, cut: (() => void) | null = null): void {
     this.#then = then;
+    this.#cut = cut;
     if (this.#reason !== null) then?.(this.#reason);
   }
 }
@@ -136,6 +143,7 @@ async function placeAndLogIn(options: AttachOptions, user: string): Promise<Roun
     protocol,
     client,
     onClose: claim.mark,
+    onCut: claim.cut,
     signal,
   });
   if (!admission.ok) return notAdmitted(user, admission);

@@ -292,7 +292,10 @@ export class Session implements ChannelSink {
       isLive: () => entry.isLive(),
       onEnd: end => this.#relayEnded(end),
     });
-    claim.follow(reason => this.#relay?.close(reason));
+    claim.follow(
+      reason => this.#relay?.close(reason),
+      () => this.#relay?.cut(),
+    );
   }
 
   // ── ends ──

@@ -399,6 +399,10 @@ export class World {
     const onClose = (reason: CloseReason): void => {
       if (live.stay !== null && live.entry !== null) this.closeStay(live.stay, live.entry, activity, reason);
     };
+    // Broken off: the node's side is reset at this instant.
+    const onCut = (): void => {
+      if (live.stay !== null) this.finish(live.stay, null, true);
+    };
     this.waits.set(wait, { sinceMs: this.clock.now(), process });
     const asked = {
       user,
@@ -406,6 +410,7 @@ export class World {
       protocol: activity === 'session' ? 'imap' : 'lmtp',
       client: '',
       onClose,
+      onCut,
     } as const;
     const admit =
       this.options.breakage === 'holds-all' && process.member.status().proposal !== null
@@ -502,8 +507,8 @@ export class World {
       this.finish(stay, entry, true);
       return;
     }
-    // A delivery may settle; a session waits for its node's end, or leaves it to the quiet time.
-    if (activity === 'delivery') clock.after(4900 * this.chance(), () => this.finish(stay, entry, true));
+    // A delivery settles, or is cut in the end; a session waits for its node's end, or leaves it to the quiet time.
+    if (activity === 'delivery') clock.after(8000 * this.chance(), () => this.finish(stay, entry, true));
     else if (this.chance() < 0.7) clock.after(1500 * this.chance(), () => this.finish(stay, entry, true));
     else {
       entry.release({ nodeEnded: false });

@@ -93,6 +93,23 @@ class Machine {
 }
 
 describe('a member', () => {
+  test('a delivery of a dead node is told at once, and cut before anybody is placed elsewhere', async () => {
+    const machine = await new Machine().start();
+    const { home } = machine;
+    const order: string[] = [];
+    const wish = { user, activity: 'delivery', protocol: 'lmtp', client: '' } as const;
+    const onClose = (reason: CloseReason): void => void order.push(reason);
+    const onCut = (): void => void order.push('cut');
+    assert.ok((await machine.member.admit({ ...wish, onClose, onCut })).ok);
+    const down = machine.wish([{ kind: 'node-down', node: home }]);
+    await machine.pass(100);
+    assert.deepEqual(order, ['node-down']);
+    void machine.ask('session').then(admission => order.push(admission.ok ? 'placed' : admission.reason));
+    await machine.pass(defaultTimers.settleMs + 1000);
+    assert.deepEqual(order, ['node-down', 'cut', 'placed']);
+    assert.equal((await down).ok, true);
+  });
+
   test('closes the sessions of a dead node, holds its users meanwhile, then places them elsewhere', async () => {
     const machine = await new Machine().start();
     const told: Told = { reason: null };

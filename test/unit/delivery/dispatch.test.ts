@@ -271,6 +271,26 @@ describe('the barrier and a delivery', () => {
     }
   });
 
+  test('when the time to let go is over it is broken off in that instant, whatever is left of `settle`', async () => {
+    let isBroken = false;
+    const say: Say = async (errand, to) => {
+      const leash = errand.leash;
+      assert.ok(leash);
+      leash.onPull = () => {
+        isBroken = leash.pull === 'now';
+      };
+      for (const entry of w.cluster.live) {
+        entry.close('node-down');
+        assert.equal(isBroken, false);
+        entry.cut();
+      }
+      assert.equal(isBroken, true);
+      return doubtful(errand, to);
+    };
+    const w = world({ node: say, direct: delivered }, 60_000);
+    assert.deepEqual(await w.send(['a@x']), ['node in-doubt']);
+  });
+
   test('a view that never comes to rest ends in a deferral, not in a loop', async () => {
     const say: Say = (errand, to) => {
       for (const entry of w.cluster.live) entry.close('moved');

@@ -8,7 +8,12 @@ export interface FakeCluster extends Admitting {
   readonly places: Map<User, Place>;
   readonly nodes: Map<NodeName, ClusterNode>;
   /** Entries that live now. */
-  readonly live: Set<{ readonly user: User; readonly node: NodeName; close(reason: CloseReason): void }>;
+  readonly live: Set<{
+    readonly user: User;
+    readonly node: NodeName;
+    close(reason: CloseReason): void;
+    cut(): void;
+  }>;
   readonly evidence: { node: NodeName; evidence: Evidence }[];
   /** Users whose admission waits until `admitHeld`. */
   readonly held: Map<User, (() => void)[]>;
@@ -60,6 +65,7 @@ function enter(cluster: FakeCluster, wish: AdmissionWish, node: ClusterNode, pla
       marked = true;
       wish.onClose(reason);
     },
+    cut: () => wish.onCut?.(),
   };
   cluster.live.add(active);
   return {

@@ -188,6 +188,35 @@ describe('the relay', () => {
     client.destroy();
   });
 
+  test('cut, is gone from the node at once, also with its FIN still under way', async () => {
+    const { node, relay, end, inner } = await bench({ quietMs: 60_000 });
+    const seen = once(node, 'end');
+    node.resume();
+    relay.close('node-down');
+    relay.cut();
+    assert.ok(inner[1].destroyed);
+    assert.deepEqual(await end, { why: 'node-down', nodeEnded: false, bytesIn: 0, bytesOut: 0 });
+    await seen;
+    node.destroy();
+  });
+
+  test('closed, lets go of a node that takes nothing: its descriptor too', async () => {
+    const { client, node, relay, end, inner } = await bench({ quietMs: 50 });
+    // More than the kernel takes, so that the FIN waits behind it.
+    client.write(Buffer.alloc(32 * 1024 * 1024));
+    while (!inner[1].writableNeedDrain) await new Promise(resolve => setTimeout(resolve, 1));
+    const handle = (inner[1] as unknown as { _handle: { fd: number } })._handle;
+    assert.ok(handle.fd > 0);
+    relay.close('moved');
+    assert.equal((await end).nodeEnded, false);
+    const deadlineAtMs = performance.now() + 5000;
+    while (handle.fd > 0 && performance.now() < deadlineAtMs)
+      await new Promise(resolve => setTimeout(resolve, 5));
+    assert.ok(handle.fd < 0, 'the descriptor is still open');
+    client.destroy();
+    node.destroy();
+  });
+
   test('closed, sees the end of the node behind a client that does not read', async () => {
     const { node, relay, end } = await bench({ quietMs: 3000 });
     node.end(sent);
