@@ -49,7 +49,7 @@ export interface MailWorld {
   node(name: LabNode): DovecotNode;
   /**
    * kill -9, and what an administrator does before such a node comes back: dot locks that its processes left in their users' mailboxes
-   * go. Dovecot 2.3 honours them for two minutes: it saves mail, and does not answer. Returns what was removed.
+   * go. A mailbox was seen to take mail and not to answer for minutes after such a death. Returns what was removed.
    */
   killUnderLoad(name: LabNode): Promise<readonly string[]>;
   usersOf(name: LabNode): readonly string[];
