@@ -30,7 +30,8 @@ export interface ViewRules {
   readonly onLoss: 'serve' | 'refuse';
 }
 
-export interface View extends ViewRules {
+/** What a view and its image have alike. */
+interface ViewBody extends ViewRules {
   readonly epoch: Epoch;
   /** The store's run that gave the epoch: a view's name is both. */
   readonly run: string;
@@ -42,6 +43,9 @@ export interface View extends ViewRules {
   readonly leaving: readonly NodeName[];
   /** By key. */
   readonly overrides: readonly Override[];
+}
+
+export interface View extends ViewBody {
   readonly map: UserMap;
   readonly pins: readonly PinSet[];
 }
@@ -78,13 +82,7 @@ export interface Change {
 export type Maps = ReadonlyMap<string, UserMap>;
 
 /** A view as it is kept and travels: plain data. */
-export interface ViewImage extends ViewRules {
-  readonly epoch: Epoch;
-  readonly run: string;
-  readonly nodes: readonly ClusterNode[];
-  readonly specs: readonly NodeSpec[];
-  readonly leaving: readonly NodeName[];
-  readonly overrides: readonly Override[];
+export interface ViewImage extends ViewBody {
   readonly mapDigest: string;
   readonly pins: readonly PackedPinSet[];
 }
